@@ -1,0 +1,53 @@
+"""cGAN-KD: knowledge travels from teacher to student only through generated, subsampled and filtered training images.
+
+Ding, Wang, Xu, Wang, Welch: Distilling and Transferring Knowledge via cGAN-generated Samples for Image Classification
+and Regression (arXiv 2104.03164). This is the classification method.
+"""
+
+from pathlib import Path
+
+from gankd.method import Method, Stage
+from methods.cgan_kd.config import CganKdConfig
+
+CLASSIFIER = "gankd.stages.classifier"
+CHECKS = "gankd.stages.checks"
+SCORE = f"{CLASSIFIER}:score"
+
+METHOD = Method(
+    name="cgan_kd",
+    title="cGAN-KD",
+    summary="distil a teacher into a student through filtered samples of a class-conditional GAN",
+    config=CganKdConfig,
+    stages=(
+        Stage("teacher", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier"),
+        Stage("baseline", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier"),
+        Stage("biggan", "gankd.stages.generator:train_generator", check=f"{CHECKS}:check_gan"),
+        Stage("extractor", "methods.cgan_kd.stages:train_extractor"),
+        Stage("quality", "gankd.stages.quality:score_generator", needs=("biggan", "extractor")),
+        Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", needs=("biggan", "extractor")),
+        Stage(
+            "samples",
+            "methods.cgan_kd.stages:make_samples",
+            needs=("biggan", "extractor", "density_ratio", "teacher"),
+        ),
+        Stage("student", "methods.cgan_kd.stages:train_student", needs=("baseline", "samples")),
+        # The control is the student without the method: same start, same steps, real images only.
+        Stage(
+            "control",
+            "methods.cgan_kd.stages:train_control",
+            needs=("baseline",),
+            section="student",
+            ignores=frozenset({"fakes", "real_per_fake"}),
+        ),
+    ),
+    presets=Path(__file__).parent / "presets",
+    objective="student/val_accuracy",
+    mode="max",
+    progress="student",
+    horizon="student.steps",
+    scored={"teacher": SCORE, "baseline": SCORE, "control": SCORE, "student": SCORE},
+    gain=("student", "control"),
+    registered={"generator": "biggan", "student": "student"},
+    generator_metric=("quality/fid_extractor", "min"),
+    space="tune_spaces.cgan_kd",
+)

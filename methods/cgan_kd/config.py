@@ -1,0 +1,112 @@
+"""The knobs of cGAN-KD, with the paper's CIFAR-100 values as defaults. Section numbers: docs of the method's README."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gankd.config import MethodConfig, Section, knob
+from gankd.stages.sections import ClassifierConfig, Fraction, GanConfig, Precision, QualityConfig
+
+PAPER = "cGAN-KD CIFAR-100"
+CDR_RS = "cDR-RS"
+
+
+class ExtractorConfig(ClassifierConfig):
+    """The classifier whose features the density-ratio net reads."""
+
+    network: Literal["feature_extractor"] = knob("feature_extractor", "ResNet-34 with a wide feature layer", origin=CDR_RS)
+    trunk: Literal["resnet34", "small"] = knob("resnet34", "body of the network; `small` for 8 to 16 px", origin=CDR_RS)
+    epochs: int = knob(350, "passes over the training images", unit="epochs", origin=CDR_RS, ge=1)
+    batch: int = knob(256, "images per step over all workers", unit="images", origin=PAPER, ge=1)
+    lr: float = knob(0.1, "learning rate at the start", origin=CDR_RS, gt=0, le=10)
+    weight_decay: float = knob(1e-4, "weight decay", origin=CDR_RS, ge=0, lt=1)
+    milestones: tuple[Fraction, ...] = knob(
+        (150 / 350, 250 / 350), "where the rate is multiplied by 0.1", unit="share of the training", origin="epochs 150, 250 of 350"
+    )
+
+
+class DensityRatioConfig(Section):
+    """psi(phi(x), y), the conditional density ratio p_real / p_generated, by the Softplus loss."""
+
+    widths: Literal["MLP3", "MLP5", "MLP7", "MLP9"] | tuple[Annotated[int, Field(ge=8, le=8192)], ...] = knob(
+        "MLP5", "hidden widths (multiples of 8), or a name of the paper's table", unit="units", origin=CDR_RS
+    )
+    output: Literal["softplus", "relu"] = knob(
+        "softplus", "last activation; the reference's relu can die at 0 for all inputs", origin="ours, specification T11"
+    )
+    lam: float = knob(1e-2, "weight of (mean ratio - 1)^2", origin=PAPER, ge=0, le=100)
+    epochs: int = knob(200, "passes over the training images", unit="epochs", origin=PAPER, ge=1)
+    batch: int = knob(256, "images per step over all workers", unit="images", origin=PAPER, ge=1)
+    lr: float = knob(1e-4, "Adam's learning rate", origin=PAPER, gt=0, le=1)
+    beta1: float = knob(0.5, "Adam's first decay", origin=PAPER, ge=0, lt=1)
+    beta2: float = knob(0.999, "Adam's second decay", origin=PAPER, gt=0, lt=1)
+    weight_decay: float = knob(1e-4, "weight decay", origin=PAPER, ge=0, lt=1)
+    milestones: tuple[Fraction, ...] = knob(
+        (0.4, 0.75), "where the rate is multiplied by 0.1", unit="share of the training", origin="epochs 80, 150 of 200"
+    )
+    dropout: float = knob(0.5, "dropout", origin=CDR_RS, ge=0, lt=1)
+    flip: bool = knob(True, "random horizontal flips of real images", origin=PAPER)
+    precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+
+
+class SamplesConfig(Section):
+    """M1 and M2: rejection by the density ratio, then the teacher's filter. One class at a time."""
+
+    per_class: int = knob(1000, "processed fakes kept per class", unit="images", origin="100,000 used of 500,000 made", ge=1)
+    subsampling: bool = knob(True, "M1: rejection sampling by the density ratio", origin=PAPER)
+    estimator: Literal["max", "quantile"] = knob(
+        "max", "how the largest ratio M is estimated from the burn-in", origin=f"{CDR_RS}: max"
+    )
+    m_quantile: float = knob(0.99, "the quantile, for estimator = quantile", origin="ours", gt=0.5, le=1)
+    burn_in: int = knob(5000, "fakes per class from which M is estimated", unit="images", origin=PAPER, ge=2)
+    filter_quantile: float = knob(
+        0.9, "M2: rho, the share of fakes with the smallest teacher error that is kept; 1 = no filter", origin=PAPER, gt=0, le=1
+    )
+    filter_burn_in: int = knob(1000, "fakes per class from which the threshold is taken", unit="images", origin=PAPER, ge=2)
+    replace_labels: bool = knob(False, "label = the teacher's arg-max instead of the class asked for", origin=PAPER)
+    batch: int = knob(600, "fakes drawn at a time", unit="images", origin=PAPER, ge=1)
+    max_draws: int = knob(
+        200, "give up on a class after this many times the fakes wanted", unit="x", origin="ours; the reference never does", ge=2
+    )
+    reference_compat: bool = knob(
+        False,
+        "as the reference: M grows while sampling, strict < at the quantile, grey levels truncated",
+        origin="specification T4, T10, T17",
+    )
+
+
+class StudentConfig(Section):
+    """M3: the student on real and processed fake images. `control` is the same without the fakes."""
+
+    start: Literal["baseline", "scratch"] = knob("baseline", "weights at the start", origin="specification T1")
+    steps: int = knob(281_280, "optimiser steps, the control's too", unit="steps", origin="240 epochs of 150,000 images", ge=1)
+    batch: int = knob(128, "images per step over all workers", unit="images", origin=PAPER, ge=1)
+    fakes: int = knob(100_000, "processed fakes used, spread evenly over the classes; 0 = all", unit="images", origin=PAPER, ge=0)
+    real_per_fake: float | None = knob(
+        None, "real images per fake in a batch; null = as many as there are of each", unit="ratio", origin=PAPER, gt=0.001, lt=1000
+    )
+    lr: float = knob(0.01, "learning rate at the start", origin=PAPER, gt=0, le=10)
+    momentum: float = knob(0.9, "momentum of SGD", origin=PAPER, ge=0, lt=1)
+    weight_decay: float = knob(5e-4, "weight decay", origin=PAPER, ge=0, lt=1)
+    schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate", origin=PAPER)
+    milestones: tuple[Fraction, ...] = knob(
+        (0.625, 0.75, 0.875), "where multistep multiplies the rate by 0.1", unit="share of the training", origin="epochs 150, 180, 210 of 240"
+    )
+    flip: bool = knob(True, "random horizontal flips", origin=PAPER)
+    crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin=PAPER, ge=0, le=32)
+    precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+
+
+class CganKdConfig(MethodConfig):
+    """All knobs of cGAN-KD."""
+
+    teacher: ClassifierConfig = ClassifierConfig(network="densenet121")
+    baseline: ClassifierConfig = ClassifierConfig(network="resnet20")
+    biggan: GanConfig = GanConfig()
+    extractor: ExtractorConfig = ExtractorConfig()
+    quality: QualityConfig = QualityConfig()
+    density_ratio: DensityRatioConfig = DensityRatioConfig()
+    samples: SamplesConfig = SamplesConfig()
+    student: StudentConfig = StudentConfig()

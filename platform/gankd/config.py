@@ -1,0 +1,165 @@
+"""Typed knobs. A method's config is a tree of frozen sections; a preset is a YAML file holding only differences.
+
+Every knob carries bounds, a unit and where its default comes from. Whatever is wrong with a value is said in one sentence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gankd.data.config import DataConfig
+from gankd.errors import UserError
+
+Config = TypeVar("Config", bound="MethodConfig")
+
+
+class Section(BaseModel):
+    """The knobs of one stage. Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MethodConfig(Section):
+    """All knobs of a method: the data, the seed, and a section per stage (added by the method)."""
+
+    data: DataConfig = DataConfig()
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of every random draw", json_schema_extra={"origin": "ours"})
+
+
+def knob(default: Any, description: str, *, origin: str, unit: str = "", **bounds: Any) -> Any:
+    """A field of a section: default, what it is, where the default comes from, its unit and pydantic bounds (ge, lt, ...)."""
+    return Field(default, description=description, json_schema_extra={"origin": origin, "unit": unit}, **bounds)
+
+
+def digest(value: Any) -> str:
+    """20 hex digits of the sha256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' when something is close, else ''."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def knobs(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> pydantic FieldInfo of every knob of a config class."""
+    found: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found.update(knobs(inner, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = info
+    return found
+
+
+def preset_names(folder: Path) -> list[str]:
+    """Presets of a method, the default one (`digits`) first."""
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    return sorted(names, key=lambda name: name != "digits")
+
+
+def read_preset(folder: Path, preset: str) -> dict[str, Any]:
+    """The differences that a preset holds. `preset` is a name in `folder` or a path to a user's YAML file."""
+    file = folder / f"{preset}.yaml"
+    if not file.is_file():
+        file = Path(preset)
+        if file.suffix not in (".yaml", ".yml") or not file.is_file():
+            names = preset_names(folder)
+            raise UserError(
+                f"unknown preset {preset!r}{nearest(preset, names)} "
+                f"(known: {', '.join(names)}; or give the path of a YAML file)"
+            )
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"preset {file} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"preset {file} must hold sections (a YAML mapping), not {type(content).__name__}")
+    return content
+
+
+def with_knobs(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with dotted knobs replaced."""
+    result = json.loads(json.dumps(tree))
+    for dotted, value in changes.items():
+        *sections, last = dotted.split(".")
+        place = result
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{section!r} in {dotted!r} is a knob, not a section")
+        place[last] = value
+    return result
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """`--set a.b=v` texts as {dotted knob: value}, the value read as YAML."""
+    changes: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(f"--set takes knob=value, not {text!r} (example: --set student.lr=0.05)")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"the value in --set {text!r} is not readable YAML") from None
+        changes[name.strip()] = _number(parsed)
+    return changes
+
+
+def _number(value: Any) -> Any:
+    # YAML 1.1 reads 1e-3 as a text; everybody means the number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return [_number(item) for item in value] if isinstance(value, list) else value
+
+
+def _numbers(tree: Any) -> Any:
+    return {key: _numbers(value) for key, value in tree.items()} if isinstance(tree, dict) else _number(tree)
+
+
+def build_config(config: type[Config], tree: Mapping[str, Any], source: str = "") -> Config:
+    """The validated config. Raises UserError naming the first wrong knob, its value, and what is allowed."""
+    try:
+        return config.model_validate(_numbers(dict(tree)))
+    except ValidationError as error:
+        raise UserError(_sentence(config, error, source)) from None
+
+
+def _sentence(config: type[BaseModel], error: ValidationError, source: str) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
+    known = knobs(config)
+    tail = f" (in {source})" if source else ""
+    if first["type"] == "extra_forbidden":
+        sections = {name.rpartition(".")[0] for name in known} | set(known)
+        return f"unknown knob {where!r}{nearest(where, sections)}{tail}"
+    if first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{where!r} is a section and needs knobs below it, not {first['input']!r}{tail}"
+    others = len(error.errors()) - 1
+    more = f"; {others} more knob{'s are' if others > 1 else ' is'} wrong too" if others else ""
+    allowed = first["msg"].removeprefix("Value error, ")
+    allowed = allowed[0].lower() + allowed[1:] if allowed else allowed
+    return f"knob {where!r} cannot be {first['input']!r}: {allowed}{more}{tail}"
+
+
+def value_of(tree: Mapping[str, Any], dotted: str) -> Any:
+    """The value of a dotted knob in a config tree."""
+    value: Any = tree
+    for part in dotted.split("."):
+        value = value[part]
+    return value

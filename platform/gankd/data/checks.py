@@ -1,0 +1,110 @@
+"""Checks of images and labels that a user brings. A failure is one sentence: the place, the value, what is allowed."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from gankd.data.dataset import Source, Split
+from gankd.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def check_image_type(shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
+    """Refuse what cannot be square uint8 images, from shape and dtype alone, before anything is read."""
+    if dtype.kind == "f":
+        raise UserError(
+            f"{where} holds {dtype} images, but only uint8 (0..255) is allowed: convert with "
+            "(images * 255).round().astype('uint8') if they are in [0, 1], ((images + 1) * 127.5).round() if in [-1, 1]"
+        )
+    if dtype != np.uint8:
+        raise UserError(f"{where} holds {dtype} images, but only uint8 (0..255) is allowed")
+    grey = len(shape) == 3
+    first = len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3]
+    last = len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2]
+    if not (first or last or (grey and shape[1] == shape[2])):
+        raise UserError(
+            f"{where} has shape {shape}, but square images are needed: "
+            "(N, C, S, S), (N, S, S, C) or (N, S, S), with C 1 or 3"
+        )
+    if 0 in shape:
+        raise UserError(f"{where} is empty (shape {shape})")
+
+
+def channels_first(images: np.ndarray) -> np.ndarray:
+    """(N, S, S), (N, S, S, C) or (N, C, S, S) as contiguous (N, C, S, S)."""
+    if images.ndim == 3:
+        return np.ascontiguousarray(images[:, None])
+    if images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
+        images = images.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(images)
+
+
+def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+    """int64 class indices or float32 values, (N,). Integers are classes, floating-point numbers values to regress."""
+    if labels.dtype.kind not in "iuf":
+        raise UserError(f"{where} has type {labels.dtype}, but labels are integers (classes) or floating-point values")
+    if labels.size != count or labels.ndim == 0 or labels.shape[0] != count:
+        raise UserError(f"{where} has shape {labels.shape}, but one label for each of {count} images is needed")
+    labels = labels.reshape(count)
+    if labels.dtype.kind == "f":
+        bad = np.flatnonzero(~np.isfinite(labels))
+        if bad.size:
+            raise UserError(
+                f"{where} holds {bad.size} NaN or infinite labels, the first at index {bad[0]}: remove those images"
+            )
+        return labels.astype(np.float32)
+    if labels.min() < 0:
+        raise UserError(f"{where} holds the class label {labels.min()}: labels count from 0")
+    if labels.max() > np.iinfo(np.int64).max // 2:
+        raise UserError(f"{where} holds the class label {labels.max()}, which is no class index")
+    return labels.astype(np.int64)
+
+
+def check_part(images: np.ndarray, labels: np.ndarray, images_at: str, labels_at: str) -> Split:
+    """Images and labels as a `Split`, checked."""
+    check_image_type(images.shape, images.dtype, images_at)
+    return Split(channels_first(images), check_labels(labels, len(images), labels_at))
+
+
+def check_source(source: Source, where: str) -> int | None:
+    """Check the parts against each other. Returns the number of classes, or None for regression."""
+    train = source.train
+    for part in (source.val, source.test):
+        if part is None:
+            continue
+        if part.images.shape[1:] != train.images.shape[1:]:
+            raise UserError(
+                f"{where}: the parts hold images of different shape, {train.images.shape[1:]} for training "
+                f"and {part.images.shape[1:]}"
+            )
+        if part.labels.dtype != train.labels.dtype:
+            raise UserError(f"{where}: the parts mix class labels (integers) and regression labels (floating point)")
+    if len(np.unique(train.labels)) < 2:
+        raise UserError(
+            f"{where}: all training labels are {train.labels[0]}; two classes (or values) at least are needed"
+        )
+    return check_classes(source, where) if train.labels.dtype == np.int64 else None
+
+
+def check_classes(source: Source, where: str) -> int:
+    """Number of classes: as many as there are names, else the largest training label + 1."""
+    present = np.unique(source.train.labels)
+    classes = len(source.class_names) or int(present[-1]) + 1
+    for part in (source.train, source.val, source.test):
+        if part is not None and part.labels.max() >= classes:
+            known = "class names" if source.class_names else "training labels"
+            raise UserError(
+                f"{where}: class label {part.labels.max()} is out of range, the {known} allow 0..{classes - 1}"
+            )
+    if classes > len(source.train):
+        raise UserError(
+            f"{where}: class label {present[-1]} would make {classes} classes of {len(source.train)} training images; "
+            "number the classes 0, 1, 2, ... (or store regression labels as floating-point values)"
+        )
+    missing = np.setdiff1d(np.arange(classes), present)
+    if missing.size:
+        log.warning("%s: %d of %d classes have no training image (e.g. %d)", where, missing.size, classes, missing[0])
+    return classes

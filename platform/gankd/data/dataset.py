@@ -1,0 +1,99 @@
+"""What a data set is, and what a reader of one hands over."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set.
+
+    Attributes:
+        images: uint8 (N, C, H, W), C 1 or 3; an array in memory or a memory map.
+        labels: int64 (N,) class indices, or float32 (N,) in the data set's `label_unit`.
+    """
+
+    images: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Array) -> Split:
+        """The images and labels at `index`, in that order."""
+        return Split(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a reader hands over: checked parts, before validation is cut off and images are resized.
+
+    Attributes:
+        groups: one number per training image; images with the same number stay in one part (turned copies of a digit).
+        class_names: empty when the source names none.
+        label_range: the possible values of a regression label, where they are known beforehand.
+    """
+
+    train: Split
+    test: Split | None = None
+    val: Split | None = None
+    class_names: tuple[str, ...] = ()
+    label_unit: str = ""
+    label_range: tuple[float, float] | None = None
+    groups: Array | None = None
+
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, Split], class_names: tuple[str, ...] = ()) -> Source:
+        """From 'train', 'val' and 'test' parts. A lone held-out part is the test part, whatever its name."""
+        test, val = parts.get("test"), parts.get("val")
+        if test is None:
+            test, val = val, None
+        return cls(parts["train"], test, val, class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Images and labels in three parts that share no image.
+
+    Attributes:
+        classes: number of classes; None for a regression task.
+        class_names: one name per class; empty for a regression task.
+        label_unit, label_range: unit and possible values (low, high) of a regression label.
+        fingerprint: sha256 (hex) of everything that training and evaluation can see of the set.
+    """
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    classes: int | None
+    class_names: tuple[str, ...]
+    label_unit: str
+    label_range: tuple[float, float] | None
+    fingerprint: str
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
+        return int(self.train.images.shape[-1])
+
+    @property
+    def image_channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        return int(self.train.images.shape[1])
+
+
+def fingerprint(parts: tuple[Split, ...], *facts: object) -> str:
+    """sha256 (hex) of shapes, dtypes and bytes of `parts`, and of `facts` (class names, label range)."""
+    total = hashlib.sha256(repr(facts).encode())
+    for array in (array for part in parts for array in (part.images, part.labels)):
+        total.update(f"{array.shape}{array.dtype.str}".encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()

@@ -1,0 +1,122 @@
+"""Puts a job's stages on Ray Train workers, and brings Ray itself up."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from gankd.errors import StageFailed, UserError
+from gankd.pipeline import Job, World, run
+from gankd.plan import Resources
+from gankd.records import SweepRecords
+
+# Measured reasons for these in docs/decisions.md: reports would block for two seconds, relative paths would break, and so on.
+ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+
+
+def start_ray(address: str | None) -> Mapping[str, float]:
+    """Connect to the cluster at `address`, or start Ray on this machine alone (bound to loopback). Returns its resources."""
+    import ray
+
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "gankd"}
+    if address:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": _forwarded()}, **quiet)
+        except (ConnectionError, RuntimeError) as error:
+            first = str(error).splitlines()[0]
+            raise UserError(f"cannot reach a Ray cluster at {address!r} ({first}); is `ray up` done?") from None
+    else:
+        memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
+        ray.init(
+            include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=memory, **quiet
+        )
+    resources: Mapping[str, float] = ray.cluster_resources()
+    return resources
+
+
+def _forwarded() -> dict[str, str]:
+    names = [*ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def check_fits(need: Resources, have: Mapping[str, float], what: str) -> None:
+    """Refuse what the cluster can never place, before anything starts."""
+    for kind, each in need.per_worker().items():
+        wanted, there = each * need.workers, have.get(kind, 0)
+        if wanted > there:
+            raise UserError(
+                f"{what} asks for {wanted:g} {kind}s ({need.workers} worker{'s' * (need.workers > 1)} x {each:g}), "
+                f"but there {'is' if there == 1 else 'are'} {there:g}; lower --workers or --{kind.lower()}s-per-worker"
+            )
+
+
+def concurrency(need: Resources, have: Mapping[str, float]) -> int:
+    """How many such trainings fit at once, at least 1."""
+    return max(1, min(int(have.get(kind, 0) / (each * need.workers)) for kind, each in need.per_worker().items() if each))
+
+
+def train_on_ray(job: Job, need: Resources, *, callbacks: list[Any] | None = None, report: bool = False) -> dict[str, float]:
+    """Run the job on a Ray Train worker group; returns its metrics.
+
+    A worker that dies is replaced, twice, and the new group goes on from the running stage's last checkpoint. `report`
+    passes the watched stage's evaluations on through Ray Train. Raises what the stages raise.
+    """
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job.as_dict(), "report": report},
+        scaling_config=ScalingConfig(
+            num_workers=need.workers, use_gpu=bool(need.gpus_per_worker), resources_per_worker=need.per_worker()
+        ),
+        run_config=RunConfig(
+            # A fresh name each time: a finished run of the same name would be returned as it was. Going on after a
+            # crash does not need the name, because checkpoints belong to the artifact's key.
+            name=f"train-{uuid.uuid4().hex[:12]}",
+            storage_path=SweepRecords(job.storage, job.sweep).folder,
+            failure_config=FailureConfig(max_failures=2),
+            callbacks=callbacks or [],
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    outcome = trainer.fit().return_value
+    if "user_error" in outcome:
+        raise UserError(outcome["user_error"])
+    if "stage_failed" in outcome:
+        raise StageFailed(outcome["stage_failed"])
+    metrics: dict[str, float] = outcome["metrics"]
+    return metrics
+
+
+def _worker(config: Mapping[str, Any]) -> dict[str, Any]:
+    """One Ray Train worker. What the user can mend comes back as a value: raising it would be retried."""
+    import ray.train
+
+    place = ray.train.get_context()
+    world = World(rank=place.get_world_rank(), size=place.get_world_size())
+
+    def report(metrics: Mapping[str, float], step: int) -> None:
+        ray.train.report({**metrics, "step": step})
+
+    with contextlib.redirect_stdout(None):
+        try:
+            return {"metrics": run(Job(**config["job"]), world, report if config["report"] else None)}
+        except UserError as error:
+            return {"user_error": str(error)}
+        except StageFailed as error:
+            return {"stage_failed": str(error)}

@@ -1,0 +1,262 @@
+"""The registry of good models in MLflow, and what one reads back from it.
+
+A version holds the network twice: as a pt2 archive (`torch.export`), which any program loads without our code, and as
+`network/recipe.json` + `network/model.safetensors`, which `gankd.models.load` builds again for going on training.
+Neither is ever unpickled. The alias `champion` moves only to a version that is better on the validation part of the
+same data; a version that is not becomes `challenger`.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import inspect
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gankd.errors import UserError
+from gankd.tracking import unreachable
+from gankd.tracking_runs import is_refusal, mlflow_client
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FILES = ("recipe.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version in the registry: its number, the alias it got ('champion' or 'challenger'), whether it is new."""
+
+    name: str
+    version: str
+    alias: str
+    new: bool
+
+
+def register(
+    uri: str,
+    name: str,
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    folder: Path,
+    *,
+    key: str,
+    metrics: Mapping[str, float],
+    metric: str,
+    mode: str,
+    fingerprint: str,
+    run_id: str,
+    tags: Mapping[str, Any] | None = None,
+) -> Registered:
+    """Make the network a version of the registered model `name`, unless the artifact `key` is one already.
+
+    Args:
+        uri: tracking URI, of the registry too.
+        network: the trained network; exported in eval mode, on the CPU.
+        example: its inputs, batch first and of size 2 (a batch of 1 would be frozen into the export).
+        folder: where `recipe.json` and `model.safetensors` of the same network are.
+        metrics: values that describe the version; `metric`, a validation metric, decides between champions.
+        mode: 'max' or 'min', which values of `metric` are better.
+        fingerprint: of the data `metric` was measured on.
+        run_id: the run that made the network; the version points to it.
+        tags: what else the version should tell (method, config, the key of its partner).
+
+    Raises UserError when the store cannot be reached.
+    """
+    with _answering(uri), _patient():
+        client = mlflow_client(uri)
+        known = client.search_model_versions(f"name = '{name}' AND tags.`gankd.key` = '{key}'")
+        own = {"gankd.key": key, "gankd.metric": metric, "gankd.mode": mode, "gankd.data": fingerprint}
+        texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
+        version = known[0] if known else _new_version(client, name, network, example, folder, run_id, texts)
+        alias = "champion" if _beats_champion(client, name, version, metrics[metric], texts) else "challenger"
+        client.set_registered_model_alias(name, alias, version.version)
+        aliases = client.get_registered_model(name).aliases
+        if aliases.get("challenger") == aliases.get("champion"):
+            client.delete_registered_model_alias(name, "challenger")
+        return Registered(name, str(version.version), alias, not known)
+
+
+def _new_version(
+    client: Any,
+    name: str,
+    network: nn.Module,
+    example: tuple[Tensor, ...],
+    folder: Path,
+    run_id: str,
+    tags: dict[str, str],
+) -> Any:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    role = name.rpartition("-")[2]
+    logged = client.create_logged_model(run.info.experiment_id, name=role, source_run_id=run_id, tags=tags)
+    meta = Model(
+        artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id
+    )
+    with tempfile.TemporaryDirectory() as aside:
+        path = Path(aside) / "model"
+        export(network, example, path, meta)
+        (path / "network").mkdir()
+        for file in FILES:
+            shutil.copyfile(folder / file, path / "network" / file)
+        client.log_model_artifacts(logged.model_id, str(path))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    source = f"models:/{logged.model_id}"
+    return client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
+
+
+def export(network: nn.Module, example: tuple[Tensor, ...], path: Path, meta: Any = None) -> None:
+    """Save the network as an MLflow model in pt2 format to `path`: eval mode, CPU, any batch size."""
+    import mlflow.pytorch
+    import torch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    network = copy.deepcopy(network).cpu().eval()
+    inputs = tuple(value.detach().cpu() for value in example)
+    with torch.no_grad():
+        output = network(*inputs)
+
+    def spec(value: Tensor, name: str | None = None) -> TensorSpec:
+        array = value.numpy()
+        return TensorSpec(array.dtype, (-1, *array.shape[1:]), name)
+
+    names = list(inspect.signature(network.forward).parameters)
+    specs = [spec(inputs[0])] if len(inputs) == 1 else [spec(value, name) for value, name in zip(inputs, names)]
+    arrays = inputs[0].numpy() if len(inputs) == 1 else inputs
+    mlflow.pytorch.save_model(
+        network,
+        path,
+        mlflow_model=meta,
+        serialization_format="pt2",
+        signature=ModelSignature(Schema(specs), Schema([spec(output)])),
+        input_example=arrays,
+        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("mlflow", "torch")],
+    )
+
+
+def _beats_champion(client: Any, name: str, version: Any, value: float, tags: Mapping[str, str]) -> bool:
+    if math.isnan(value):
+        return False
+    number = client.get_registered_model(name).aliases.get("champion")
+    if number is None or str(number) == str(version.version):
+        return True
+    champion = client.get_model_version(name, number).tags
+    if any(champion.get(tag) != tags[tag] for tag in ("gankd.data", "gankd.metric", "gankd.mode")):
+        return False  # measured on something else: the two numbers do not compare
+    best = float(champion[tags["gankd.metric"]])
+    return value > best if tags["gankd.mode"] == "max" else value < best
+
+
+def load(uri: str, model: str) -> Path:
+    """Folder with `recipe.json` and `model.safetensors` of a registered network, for `gankd.models.load`.
+
+    `model` is `name@alias`, `name/version` or `name` (its champion), with or without `models:/` before it.
+    Raises UserError for an unknown name, version or alias, and when the store cannot be reached.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    reference = model.removeprefix("models:/").strip("/")
+    name = re.split("[@/]", reference)[0]
+    with _answering(uri), _patient():
+        client = mlflow_client(uri)
+        models = {found.name: found for found in client.search_registered_models()}
+        if name not in models:
+            listed = ", ".join(sorted(models)) or "none yet"
+            raise UserError(f"no model {name!r} is registered in {uri!r}; registered are: {listed}")
+        aliases = models[name].aliases
+        versions = {str(found.version) for found in client.search_model_versions(f"name = '{name}'")}
+        reference = reference if reference != name else f"{name}@champion"
+        wanted = reference[len(name) + 1 :]
+        if wanted not in (aliases if "@" in reference else versions):
+            known = [f"{name}@{alias}" for alias in aliases] + [f"{name}/{n}" for n in sorted(versions, key=int)]
+            raise UserError(f"the registered model {name!r} has no {wanted!r}; it has {', '.join(known)}")
+        return Path(download_artifacts(f"models:/{reference}/network", tracking_uri=uri, registry_uri=uri))
+
+
+def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
+    """The best finished sweep of each method on a data set, best student first.
+
+    Best is by the validation metric `val/student`, in the sense of the sweep's tag `gankd.mode`; the test metrics are
+    only shown. Each row has method, sweep, run_id, data (fingerprint), mode, val, test, control, gain (positive where
+    the method helps), tags and all `metrics` of the sweep's run; what a sweep has not logged is None.
+    """
+    with _answering(uri):
+        client = mlflow_client(uri)
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        query = (
+            f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
+        )
+        rows = [_row(run) for run in client.search_runs(experiments, query, max_results=1000)]
+    best: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=_goodness):
+        best[row["method"]] = row
+    return sorted(best.values(), key=_goodness, reverse=True)
+
+
+def _row(run: Any) -> dict[str, Any]:
+    tags, metrics = run.data.tags, run.data.metrics
+    test, control = metrics.get("test/student"), metrics.get("test/control")
+    sign = -1 if tags.get("gankd.mode") == "min" else 1
+    return {
+        "method": tags.get("gankd.method", ""),
+        "sweep": tags["gankd.sweep"],
+        "run_id": run.info.run_id,
+        "data": tags.get("gankd.data", ""),
+        "mode": tags.get("gankd.mode", "max"),
+        "val": metrics.get("val/student"),
+        "test": test,
+        "control": control,
+        "gain": None if test is None or control is None else sign * (test - control),
+        "tags": {name: value for name, value in tags.items() if name.startswith("gankd.")},
+        "metrics": dict(metrics),
+    }
+
+
+def _goodness(row: Mapping[str, Any]) -> float:
+    value = row["val"]
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if row["mode"] == "min" else value
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if is_refusal(error):
+            raise
+        raise unreachable(uri, error) from error
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Time for big files: MLflow's usual patience in place of the tracker's."""
+    patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+    before = {name: os.environ.get(name) for name in patience}
+    os.environ.update(patience)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,76 @@
+"""Networks by name. `build(name, **kwargs)` makes one; a recipe (name + kwargs as JSON) beside safetensors weights is how one is kept.
+
+Only `nn.Module`s live here: no loss, no optimiser. Networks, and torch itself, are imported when one is first built.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gankd.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# name -> "module:callable"; every callable takes keyword arguments that JSON can hold.
+GENERATORS: dict[str, str] = {
+    "biggan": "gankd.models.biggan:Generator",
+    "biggan_deep": "gankd.models.biggan_deep:Generator",
+}
+DISCRIMINATORS: dict[str, str] = {
+    "biggan_discriminator": "gankd.models.biggan:Discriminator",
+    "biggan_deep_discriminator": "gankd.models.biggan_deep:Discriminator",
+}
+CLASSIFIERS: dict[str, str] = {
+    "small_cnn": "gankd.models.small_cnn:SmallCNN",
+    **{f"resnet{n}": f"gankd.models.resnet:resnet{n}" for n in ("20", "56", "110", "8x4", "32x4")},
+    **{f"ResNet{n}": f"gankd.models.resnet:ResNet{n}" for n in ("18", "34", "50")},
+    **{f"vgg{n}": f"gankd.models.vgg:vgg{n}" for n in (8, 11, 13, 16, 19)},
+    **{f"wrn_{n}": f"gankd.models.wrn:wrn_{n}" for n in ("16_1", "16_2", "40_1", "40_2")},
+    "MobileNetV2": "gankd.models.mobilenet:MobileNetV2",
+    "ShuffleV1": "gankd.models.shufflenet:ShuffleV1",
+    "ShuffleV2": "gankd.models.shufflenet:ShuffleV2",
+    "densenet121": "gankd.models.densenet:densenet121",
+    "densenet161": "gankd.models.densenet:densenet161",
+}
+OTHERS: dict[str, str] = {
+    "feature_extractor": "gankd.models.feature_extractor:FeatureExtractor",
+    "density_ratio": "gankd.models.density_ratio:DensityRatio",
+}
+MODELS: dict[str, str] = {**GENERATORS, **DISCRIMINATORS, **CLASSIFIERS, **OTHERS}
+
+
+def build(name: str, **kwargs: Any) -> nn.Module:
+    """The network `name`, freshly initialised from torch's default generator. Raises UserError for an unknown name."""
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"unknown network {name!r}{hint} (known: {', '.join(MODELS)})")
+    module, _, attribute = MODELS[name].partition(":")
+    network = getattr(importlib.import_module(module), attribute)(**kwargs)
+    network.recipe = {"name": name, **kwargs}
+    return network
+
+
+def save(network: nn.Module, folder: Path, weights: Mapping[str, Any] | None = None) -> None:
+    """Write `recipe.json` and `model.safetensors` (the network's state, or `weights` in its place, e.g. an EMA) to `folder`."""
+    from safetensors.torch import save_file
+
+    state = {k: v.detach().cpu().contiguous() for k, v in (weights or network.state_dict()).items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "model.safetensors")
+    (folder / "recipe.json").write_text(json.dumps(network.recipe, indent=2, sort_keys=True))
+
+
+def load(folder: Path) -> nn.Module:
+    """The network that `save` wrote, on the CPU, in eval mode."""
+    from safetensors.torch import load_file
+
+    network = build(**json.loads((folder / "recipe.json").read_text()))
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return network.eval()

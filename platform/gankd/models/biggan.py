@@ -1,0 +1,157 @@
+"""BigGAN (Brock, Donahue, Simonyan 2018), 32 to 256 px, and our small versions for 8 and 16 px.
+
+State-dict names are those of the public PyTorch release, so its checkpoints load by name (see `biggan_import`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankd.errors import UserError
+from gankd.models.batch_norm import BatchNorm
+from gankd.models.biggan_blocks import (
+    BOTTOM,
+    DiscriminatorBlock,
+    GeneratorBlock,
+    SelfAttention,
+    check_attention,
+    condition_layer,
+    embed_labels,
+    first_map,
+)
+from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear, initialise
+
+# Channels in units of the width, from the first map to the last block's output; every block doubles the size from 4 px.
+GENERATOR_CHANNELS: dict[int, tuple[int, ...]] = {
+    8: (4, 4),
+    16: (4, 4, 4),
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
+# Output channels of every block in units of the width, and how many of the blocks, from the first, halve the size.
+DISCRIMINATOR_CHANNELS: dict[int, tuple[tuple[int, ...], int]] = {
+    8: ((4, 4), 1),
+    16: ((4, 4, 4), 2),
+    32: ((4, 4, 4, 4), 2),
+    64: ((1, 2, 4, 8, 16), 4),
+    128: ((1, 2, 4, 8, 16, 16), 5),
+    256: ((1, 2, 4, 8, 8, 16, 16), 6),
+}
+
+
+def check_image_size(image_size: int, known: dict[int, object]) -> None:
+    if image_size not in known:
+        raise UserError(f"image_size {image_size} has no BigGAN of this kind: choose one of {', '.join(map(str, known))}.")
+
+
+class Generator(nn.Module):
+    """z (N, dim_z) and labels (N,) to images (N, image_channels, S, S) in (-1, 1).
+
+    Args:
+        image_size: 8, 16, 32, 64, 128 or 256. classes: number of labels. width: the channel unit ("ch").
+        dim_z: latent width; hierarchical mode rounds it down to a multiple of (blocks + 1): read the attribute.
+        shared_dim: width of the class embedding that all layers share; 0 gives every conditional BN tables of its own.
+        hierarchical: the first part of z feeds the stem, part i + 1 joins the embedding for block i (needs shared_dim > 0).
+        attention: sizes of the maps (px) behind which self-attention stands.
+        sn_eps, bn_eps: smallest norm in spectral normalisation; added to the variance in the conditional BNs.
+        init: "N02", "ortho", "xavier" or "default" (see `initialise`).
+    """
+
+    def __init__(
+        self, image_size: int, classes: int, image_channels: int = 3, width: int = 64, dim_z: int = 128, shared_dim: int = 0,
+        hierarchical: bool = False, attention: Sequence[int] = (), sn_eps: float = 1e-8, bn_eps: float = 1e-5, init: str = "N02",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_image_size(image_size, GENERATOR_CHANNELS)
+        if hierarchical and not shared_dim:
+            raise UserError("hierarchical = true needs a shared class embedding: set shared_dim above 0, e.g. 128.")
+        channels = [width * c for c in GENERATOR_CHANNELS[image_size]]
+        blocks = len(channels) - 1
+        self.image_size, self.classes, self.image_channels = image_size, classes, image_channels
+        self.chunk = dim_z // (blocks + 1) if hierarchical else dim_z
+        self.dim_z = self.chunk * (blocks + 1) if hierarchical else dim_z
+        self.hierarchical = hierarchical
+        sizes = [BOTTOM * 2 ** (i + 1) for i in range(blocks)]
+        check_attention(tuple(attention), dict(zip(sizes, channels[1:])))
+
+        self.shared = nn.Embedding(classes, shared_dim) if shared_dim else None
+        self.linear = SNLinear(self.chunk, channels[0] * BOTTOM**2, eps=sn_eps)
+        condition = condition_layer(classes, shared_dim + (self.chunk if hierarchical else 0), sn_eps)
+        self.blocks = nn.ModuleList()
+        for size, inputs, outputs in zip(sizes, channels, channels[1:]):
+            block = nn.ModuleList([GeneratorBlock(inputs, outputs, condition, sn_eps, bn_eps)])
+            if size in attention:
+                block.append(SelfAttention(outputs, sn_eps))
+            self.blocks.append(block)
+        last = SNConv2d(channels[-1], image_channels, 3, padding=1, eps=sn_eps)
+        self.output_layer = nn.Sequential(BatchNorm(channels[-1]), nn.ReLU(), last)
+        initialise(self, init)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        """labels: integers (N,), or with a shared table class embeddings (N, shared_dim)."""
+        embedding = embed_labels(self.shared, labels)
+        conditions = [embedding] * len(self.blocks)
+        if self.hierarchical:
+            z, *chunks = z.split(self.chunk, dim=1)
+            conditions = [torch.cat([embedding, chunk], 1) for chunk in chunks]
+        h = first_map(self.linear(z), like=self.blocks[0][0].conv2)
+        for (block, *attention), condition in zip(self.blocks, conditions):
+            h = block(h, condition)
+            for layer in attention:
+                h = layer(h)
+        return torch.tanh(self.output_layer(h).to(z.dtype))
+
+
+class Discriminator(nn.Module):
+    """Images (N, image_channels, S, S) and labels (N,) to logits (N, 1): a linear map of the features plus a class projection.
+
+    Args as for `Generator`; wide: hidden width of a block is its output's (BigGAN) and not its input's (SN-GAN). attention counts
+    the true sizes of the maps (32 px: 16, 8, 8, 8), and stands behind the first block whose output has that size.
+    """
+
+    def __init__(
+        self, image_size: int, classes: int, image_channels: int = 3, width: int = 64, attention: Sequence[int] = (),
+        wide: bool = True, sn_eps: float = 1e-8, init: str = "N02",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        check_image_size(image_size, DISCRIMINATOR_CHANNELS)
+        units, halvings = DISCRIMINATOR_CHANNELS[image_size]
+        channels = [image_channels, *(width * c for c in units)]
+        self.image_size, self.classes, self.image_channels = image_size, classes, image_channels
+        sizes = [image_size >> min(i + 1, halvings) for i in range(len(units))]
+        first_channels: dict[int, int] = {}
+        for size, outputs in zip(sizes, channels[1:]):
+            first_channels.setdefault(size, outputs)
+        check_attention(tuple(attention), first_channels)
+
+        self.blocks = nn.ModuleList()
+        for i, (inputs, outputs) in enumerate(zip(channels, channels[1:])):
+            block = nn.ModuleList([DiscriminatorBlock(inputs, outputs, i < halvings, i == 0, wide, sn_eps)])
+            if sizes[i] in attention and sizes[i] not in sizes[:i]:
+                block.append(SelfAttention(outputs, sn_eps))
+            self.blocks.append(block)
+        self.linear = SNLinear(channels[-1], 1, eps=sn_eps)
+        self.embed = SNEmbedding(classes, channels[-1], eps=sn_eps)
+        initialise(self, init)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, C): the last map, rectified and summed over its positions, in the parameters' precision."""
+        h = images
+        for block in self.blocks:
+            for layer in block:
+                h = layer(h)
+        return F.relu(h).sum((2, 3), dtype=self.linear.weight.dtype)
+
+    def classify(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, 1) of features (N, C), in the parameters' precision also under autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.linear(features) + (self.embed(labels) * features).sum(1, keepdim=True)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.classify(self.features(images), labels)

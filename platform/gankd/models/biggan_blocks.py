@@ -1,0 +1,111 @@
+"""Residual blocks and self-attention of BigGAN (Brock, Donahue, Simonyan 2018, appendix B)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankd.errors import UserError
+from gankd.models.batch_norm import Condition, ConditionalBatchNorm
+from gankd.models.spectral_norm import SNConv2d, SNLinear
+
+BOTTOM = 4  # height and width of the generator's first map
+
+
+class SelfAttention(nn.Module):
+    """x + gamma * o(g softmax(theta^T phi)), keys and values max-pooled by 2, no scaling (Zhang et al. 2018). Needs C >= 8, even H, W."""
+
+    def __init__(self, channels: int, sn_eps: float = 1e-8) -> None:
+        super().__init__()
+        conv = partial(SNConv2d, kernel_size=1, bias=False, eps=sn_eps)
+        self.theta = conv(channels, channels // 8)
+        self.phi = conv(channels, channels // 8)
+        self.g = conv(channels, channels // 2)
+        self.o = conv(channels // 2, channels)
+        self.gamma = nn.Parameter(torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        def tokens(t: Tensor) -> Tensor:
+            return t.flatten(2).transpose(1, 2).unsqueeze(1)  # (N, 1 head, positions, channels)
+
+        queries = tokens(self.theta(x))
+        keys = tokens(F.max_pool2d(self.phi(x), 2))
+        values = tokens(F.max_pool2d(self.g(x), 2))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+        mixed = mixed.squeeze(1).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
+        return x + self.gamma.to(x.dtype) * self.o(mixed)
+
+
+class GeneratorBlock(nn.Module):
+    """(N, in, H, W), condition to (N, out, 2H, 2W): two 3x3 convolutions behind conditional BN and ReLU, a 1x1 shortcut, up by nearest."""
+
+    def __init__(self, inputs: int, outputs: int, condition: Condition, sn_eps: float = 1e-8, bn_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.conv1 = SNConv2d(inputs, outputs, 3, padding=1, eps=sn_eps)
+        self.conv2 = SNConv2d(outputs, outputs, 3, padding=1, eps=sn_eps)
+        self.conv_sc = SNConv2d(inputs, outputs, 1, eps=sn_eps)
+        self.bn1 = ConditionalBatchNorm(inputs, condition, bn_eps)
+        self.bn2 = ConditionalBatchNorm(outputs, condition, bn_eps)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        h = self.conv1.upsampled(F.relu(self.bn1(x, c)))
+        h = self.conv2(F.relu(self.bn2(h, c)))
+        return h + self.conv_sc.upsampled(x)
+
+
+class DiscriminatorBlock(nn.Module):
+    """(N, in, H, W) to (N, out, H, W), halved in size if `down`; the first block of a network has no ReLU in front.
+
+    wide: the hidden width is `out` (BigGAN), else `in` (SN-GAN).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, down: bool, first: bool = False, wide: bool = True, sn_eps: float = 1e-8
+    ) -> None:
+        super().__init__()
+        self.down, self.first = down, first
+        hidden = outputs if wide else inputs
+        self.conv1 = SNConv2d(inputs, hidden, 3, padding=1, eps=sn_eps)
+        self.conv2 = SNConv2d(hidden, outputs, 3, padding=1, eps=sn_eps)
+        self.conv_sc = SNConv2d(inputs, outputs, 1, eps=sn_eps) if down or inputs != outputs else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.conv1(x if self.first else F.relu(x)))  # not in place: the shortcut needs x as it is
+        h = self.conv2.pooled(h) if self.down else self.conv2(h)
+        if self.conv_sc is None:
+            return h + x
+        return h + (self.conv_sc.pooled(x) if self.down else self.conv_sc(x))
+
+
+def condition_layer(classes: int, width: int, sn_eps: float) -> Condition:
+    """What makes a conditional BN's gain or bias: an SN linear map of an embedding of `width`, or (0) a table by label."""
+    if width:
+        return lambda channels: SNLinear(width, channels, bias=False, eps=sn_eps)
+    return lambda channels: nn.Embedding(classes, channels)
+
+
+def check_attention(attention: tuple[int, ...], channels: dict[int, int]) -> None:
+    """UserError unless every size in `attention` is a map size in `channels` (size -> channels), with 8 channels or more."""
+    for size in attention:
+        if channels.get(size, 0) < 8 or size % 2:
+            allowed = ", ".join(str(s) for s, c in channels.items() if c >= 8 and s % 2 == 0) or "none"
+            raise UserError(f"attention at {size} px is not possible here: choose from map sizes {allowed}, or leave it empty.")
+
+
+def embed_labels(shared: nn.Embedding | None, labels: Tensor) -> Tensor:
+    """Labels (N,) of integers looked up in the shared table; floats (N, shared_dim) are embeddings already, e.g. interpolated ones."""
+    if shared is None:
+        if labels.is_floating_point():
+            raise UserError("this generator has one table per layer (shared_dim = 0): pass integer labels, not embeddings.")
+        return labels
+    return labels if labels.is_floating_point() else shared(labels)
+
+
+def first_map(h: Tensor, like: SNConv2d) -> Tensor:
+    """(N, C * 16) to (N, C, 4, 4), in the memory format of the layer `like`, which the rest of the network then keeps."""
+    h = h.reshape(h.shape[0], -1, BOTTOM, BOTTOM)
+    channels_last = like.weight.is_contiguous(memory_format=torch.channels_last)
+    return h.contiguous(memory_format=torch.channels_last) if channels_last else h

@@ -1,0 +1,60 @@
+"""What all classifier networks share: the interface, the stem for large images, and He initialisation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+# Larger images are shrunk by 4 before the first stage of a network made for 32 px (cGAN-KD's variants for 128 px).
+LARGEST_PLAIN_SIZE = 64
+
+
+class Classifier(nn.Module):
+    """`images -> logits`, as a linear layer on `features`.
+
+    A network defines `features(images)`, sets `feature_dim` and ends its `__init__` with `self.linear`.
+    Images are float (N, C, H, W); features are (N, feature_dim); logits are (N, classes).
+    """
+
+    feature_dim: int
+    linear: nn.Linear
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last linear layer reads: the pooled last maps (VGG on large images: the last hidden layer)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(self.features(images))
+
+
+def is_large(image_size: int) -> bool:
+    """Whether a network made for 32 px takes its large-image variant."""
+    return image_size > LARGEST_PLAIN_SIZE
+
+
+def first_conv(image_channels: int, channels: int, image_size: int, kernel: int = 3) -> nn.Conv2d:
+    """The first convolution, without bias: `kernel` x `kernel` at full size, 4 x 4 with stride 2 for large images."""
+    if is_large(image_size):
+        return nn.Conv2d(image_channels, channels, 4, stride=2, padding=1, bias=False)
+    return nn.Conv2d(image_channels, channels, kernel, padding=kernel // 2, bias=False)
+
+
+def first_pool(image_size: int) -> nn.Module:
+    """The max-pool that follows the stem of large images; nothing for the others."""
+    return nn.MaxPool2d(3, stride=2, padding=1) if is_large(image_size) else nn.Identity()
+
+
+def global_pool(maps: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C): the mean over space."""
+    return maps.mean(dim=(2, 3))
+
+
+def he_initialise(network: nn.Module, linear_std: float | None = None) -> None:
+    """Convolutions ~ N(0, 2 / fan_out), zero bias; linear layers ~ N(0, linear_std^2) if given, else torch's."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, std=linear_std)
+            nn.init.zeros_(module.bias)

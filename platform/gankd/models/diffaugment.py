@@ -1,0 +1,112 @@
+"""Differentiable augmentation of real and fake images before a discriminator (Zhao et al. 2020, "DiffAugment").
+
+Drawing is apart from applying: all workers draw for the global batch from one generator and take their rows, and a test can
+bring draws of its own. Every operation acts on every image, with draws of its own per image, in the order of the policy:
+
+    brightness  x + (u - 1/2)                    u ~ U[0, 1)
+    saturation  (x - m) * 2u + m                 m = mean over the channels of a pixel (identity for one channel)
+    contrast    (x - m) * (u + 1/2) + m          m = mean over the image
+    translation out[i, j] = x[i + a, j + b]      zero outside; a, b integers, up to an eighth of the size either way
+    cutout      a rectangle of half the size becomes zero; its centre is any pixel, so the border cuts it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gankd.errors import UserError
+
+SHIFT_RATIO = 1 / 8
+CUTOUT_RATIO = 1 / 2
+COLOR = ("brightness", "saturation", "contrast")
+POLICIES = ("color", "translation", "cutout")
+
+Draws = dict[str, Tensor]  # operation -> (n,) uniforms, or (n, 2) integers by row and column; in the order of application
+
+
+def draw(n: int, height: int, width: int, policy: Sequence[str], generator: torch.Generator) -> Draws:
+    """The random numbers for `n` images, on the generator's device. policy: any of "color", "translation", "cutout"."""
+    draws: Draws = {}
+
+    def integers(*ranges: tuple[int, int]) -> Tensor:
+        columns = [torch.randint(low, high + 1, (n,), generator=generator, device=generator.device) for low, high in ranges]
+        return torch.stack(columns, 1)
+
+    for name in policy:
+        if name == "color":
+            for operation in COLOR:
+                draws[operation] = torch.rand(n, generator=generator, device=generator.device)
+        elif name == "translation":
+            draws[name] = integers(*((-part(s, SHIFT_RATIO), part(s, SHIFT_RATIO)) for s in (height, width)))
+        elif name == "cutout":
+            draws[name] = integers(*((0, s - part(s, CUTOUT_RATIO) % 2) for s in (height, width)))
+        else:
+            raise UserError(f"diffaugment policy {name!r} is unknown: choose among {', '.join(POLICIES)}.")
+    return draws
+
+
+def part(size: int, ratio: float) -> int:
+    """`ratio` of `size` pixels, rounded half up."""
+    return int(size * ratio + 0.5)
+
+
+def rows(draws: Draws, which: slice) -> Draws:
+    """The draws of some of the images."""
+    return {name: values[which] for name, values in draws.items()}
+
+
+def concatenate(*parts: Draws) -> Draws:
+    """The draws of several batches, for their concatenation."""
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+def apply(images: Tensor, draws: Draws) -> Tensor:
+    """Images (N, C, H, W) float, C 1 or more, with `draws` for N images; differentiable, not clipped to [-1, 1]."""
+    for name, values in draws.items():
+        images = OPERATIONS[name](images, values.to(images.device, non_blocking=True))
+    return images
+
+
+def brightness(x: Tensor, u: Tensor) -> Tensor:
+    return x + (u.to(x.dtype) - 0.5)[:, None, None, None]
+
+
+def saturation(x: Tensor, u: Tensor) -> Tensor:
+    return torch.lerp(x.mean(1, keepdim=True), x, (2 * u.to(x.dtype))[:, None, None, None])
+
+
+def contrast(x: Tensor, u: Tensor) -> Tensor:
+    return torch.lerp(x.mean((1, 2, 3), keepdim=True), x, (u.to(x.dtype) + 0.5)[:, None, None, None])
+
+
+def translation(x: Tensor, shift: Tensor) -> Tensor:
+    n, channels, height, width = x.shape
+    row = torch.arange(height, device=x.device) + shift[:, :1]
+    column = torch.arange(width, device=x.device) + shift[:, 1:]
+    inside = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
+    # Positions outside read some pixel inside and are zeroed, so no gradient reaches that pixel twice.
+    source = row.clamp(0, height - 1)[:, :, None] * width + column.clamp(0, width - 1)[:, None, :]
+    moved = x.flatten(2).gather(2, source.flatten(1)[:, None, :].expand(n, channels, -1))
+    return moved.reshape(n, channels, height, width) * inside[:, None].to(x.dtype)
+
+
+def cutout(x: Tensor, centre: Tensor) -> Tensor:
+    def within(size: int, c: Tensor) -> Tensor:
+        extent = part(size, CUTOUT_RATIO)
+        position = torch.arange(size, device=x.device) - (c[:, None] - extent // 2)
+        return (position >= 0) & (position < extent)
+
+    hole = within(x.shape[2], centre[:, 0])[:, :, None] & within(x.shape[3], centre[:, 1])[:, None, :]
+    return x * ~hole[:, None]
+
+
+OPERATIONS = {
+    "brightness": brightness,
+    "saturation": saturation,
+    "contrast": contrast,
+    "translation": translation,
+    "cutout": cutout,
+}

@@ -1,0 +1,168 @@
+"""From what a user asks to a sweep that nothing can refuse any more. All checks that need no cluster are made here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gankd.config import MethodConfig, build_config, digest, read_preset, value_of, with_knobs
+from gankd.errors import UserError
+from gankd.method import Method, named
+from gankd.pipeline import Job, stage_keys
+from gankd.records import SweepRecords
+from gankd.registry import find_method
+from gankd.space import Space, check_space, load_space
+from gankd.store import Store
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one training takes: workers, and CPU cores and GPUs for each."""
+
+    workers: int = 1
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+
+    def per_worker(self) -> dict[str, float]:
+        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+
+    def threads(self) -> int:
+        return max(1, int(self.cpus_per_worker))
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What the user asked for; saved as `sweep.json`, so that `--resume` asks for the same."""
+
+    method: str
+    preset: str = "digits"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    space: str | None = None
+    trials: int = 8
+    scheduler: str = "asha"
+    search: str = "random"
+    workers: int = 1
+    prefix_workers: int = 1
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+    checkpoint_seconds: float = 30.0
+    reuse: bool = True
+
+    def resources(self, workers: int) -> Resources:
+        return Resources(workers, self.cpus_per_worker, self.gpus_per_worker)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked request. Plain data but for `method` and `space`, which are looked up again where they are needed."""
+
+    request: SweepRequest
+    name: str
+    storage: str
+    tree: dict[str, Any]
+    fingerprint: str
+    dataset: str
+
+    @cached_property
+    def method(self) -> Method:
+        return find_method(self.request.method)
+
+    @cached_property
+    def config(self) -> MethodConfig:
+        return build_config(self.method.config, self.tree)
+
+    @cached_property
+    def space(self) -> Space:
+        return load_space(self.method, self.request.space)
+
+    @cached_property
+    def records(self) -> SweepRecords:
+        return SweepRecords(self.storage, self.name)
+
+    @property
+    def experiment(self) -> str:
+        """Name of the MLflow experiment: one for each method and data set."""
+        return f"{self.method.name}/{self.dataset}"
+
+    def config_of(self, knobs: Mapping[str, Any]) -> MethodConfig:
+        """The config of a trial with these knobs."""
+        return build_config(self.method.config, with_knobs(self.tree, knobs))
+
+    def job(self, knobs: Mapping[str, Any], trial: str = "", stages: tuple[str, ...] = ()) -> Job:
+        """What a process needs to run these stages (all, when none is named) with these knobs."""
+        return Job(
+            method=self.method.name,
+            config=self.config_of(knobs).model_dump(mode="json"),
+            storage=self.storage,
+            stages=stages,
+            sweep=self.name,
+            trial=trial,
+            fingerprint="" if any(knob.startswith("data.") for knob in knobs) else self.fingerprint,
+            threads=self.request.resources(1).threads(),
+            checkpoint_seconds=self.request.checkpoint_seconds,
+            salt="" if self.request.reuse else f"{self.name}/{trial}",
+        )
+
+    def prefix(self) -> tuple[str, ...]:
+        """Stages that no searched knob touches; none when artifacts are not to be reused."""
+        return tuple(stage.name for stage in self.method.prefix(self.space.samplers)) if self.request.reuse else ()
+
+    def prefix_missing(self) -> bool:
+        store, keys = Store(self.storage), stage_keys(self.method, self.config, self.fingerprint)
+        return not all(store.has(keys[name]) for name in self.prefix())
+
+    def horizon(self) -> int:
+        """Steps of the watched stage, the most that any trial can have; 0 when no stage is watched."""
+        if not self.method.horizon:
+            return 0
+        sampler = self.space.samplers.get(self.method.horizon)
+        if sampler is None:
+            return int(value_of(self.tree, self.method.horizon))
+        return int(max(getattr(sampler, "categories", None) or [sampler.upper]))
+
+
+def trial_name(knobs: Mapping[str, Any]) -> str:
+    """A trial is its knobs: the same knobs are the same trial, also after a resume."""
+    return digest(dict(knobs))[:8]
+
+
+def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Sweep:
+    """Check names, knobs, space, data and storage. Raises UserError for whatever is wrong."""
+    from gankd.data import load
+
+    method = find_method(request.method)
+    source = f"preset {request.preset}"
+    tree = with_knobs(read_preset(method.presets, request.preset), request.overrides)
+    config = build_config(method.config, tree, source=source)
+    sweep = Sweep(
+        request=request,
+        name=name or f"{method.name}-{Path(request.preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+        storage=storage,
+        tree=config.model_dump(mode="json"),
+        fingerprint="",
+        dataset=config.data.name,
+    )
+    check_space(sweep.space, method, sweep.tree)
+    if request.trials < 1:
+        raise UserError(f"--trials must be at least 1, not {request.trials}")
+    Store(storage)
+    data = load(config.data)
+    for stage in method.stages:
+        if stage.check:
+            named(stage.check)(stage.section or stage.name, stage.config(config), data)
+    return replace(sweep, fingerprint=data.fingerprint)
+
+
+def resume(storage: str, name: str) -> Sweep:
+    """The sweep `name` as it was asked for; what failed in it may be tried again."""
+    records = SweepRecords(storage, name)
+    sweep = prepare(SweepRequest(**records.request()), storage, name)
+    records.forget_failures()
+    return sweep

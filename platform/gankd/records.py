@@ -1,0 +1,117 @@
+"""What a sweep leaves behind, as plain JSON under `<storage>/sweeps/<name>`, so that it can be resumed and traced.
+
+    sweep.json             how it was asked for
+    trials/<trial>.json    knobs, status, metrics, artifact keys of each trial
+    failed/<key>.json      artifacts that cannot be made, and why: fifty trials shall not find out fifty times
+    events/                what the tracker reads (see events.py)
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gankd.config import nearest
+from gankd.errors import UserError
+from gankd.storage import Storage
+
+ENDED = ("finished", "stopped", "failed")
+
+
+@dataclass
+class TrialRecord:
+    """One trial. `status`: "running", then "finished", "stopped" (by the scheduler) or "failed" (with its reason)."""
+
+    trial: str
+    knobs: dict[str, Any]
+    status: str = "running"
+    metrics: dict[str, float] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    reason: str = ""
+    started: float = field(default_factory=time.time)
+
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+@dataclass(frozen=True)
+class SweepRecords:
+    """The records of the sweep `name` under a storage root."""
+
+    storage: str
+    name: str
+
+    @cached_property
+    def _files(self) -> Storage:
+        return Storage.open(self.storage)
+
+    @property
+    def folder(self) -> str:
+        """The sweep's folder as a path or URI of its own."""
+        root, mark, query = self.storage.partition("?")
+        return f"{root.rstrip('/')}/sweeps/{self.name}{mark}{query}"
+
+    @property
+    def events(self) -> str:
+        root, mark, query = self.folder.partition("?")
+        return f"{root}/events{mark}{query}"
+
+    def _path(self, *parts: str) -> str:
+        return "/".join(("sweeps", self.name, *parts))
+
+    def _read(self, *parts: str) -> Any:
+        return json.loads(self._files.read_bytes(self._path(*parts)))
+
+    def _write(self, content: Any, *parts: str) -> None:
+        self._files.write_bytes(self._path(*parts), json.dumps(content, indent=1).encode())
+
+    def save_request(self, request: dict[str, Any]) -> None:
+        self._write(request, "sweep.json")
+
+    def request(self) -> dict[str, Any]:
+        """What was asked for. Raises UserError for a sweep that is not there."""
+        try:
+            content: dict[str, Any] = self._read("sweep.json")
+            return content
+        except FileNotFoundError:
+            known = sweep_names(self.storage)
+            listed = f"known: {', '.join(known[-8:])}" if known else "there is none yet"
+            raise UserError(f"no sweep {self.name!r} in {self.storage}{nearest(self.name, known)} ({listed})") from None
+
+    def exists(self) -> bool:
+        return self._files.exists(self._path("sweep.json"))
+
+    def save_trial(self, record: TrialRecord) -> None:
+        self._write(asdict(record), "trials", f"{record.trial}.json")
+
+    def trials(self) -> Iterator[TrialRecord]:
+        """All trials that have started."""
+        for info in self._files.files(self._path("trials")):
+            yield TrialRecord(**json.loads(self._files.read_bytes(info.name)))
+
+    def remember_failure(self, key: str, reason: str) -> None:
+        self._write({"reason": reason}, "failed", f"{key}.json")
+
+    def known_failure(self, key: str) -> str | None:
+        """Why the artifact `key` could not be made in this sweep, if that is known."""
+        if not self._files.exists(self._path("failed", f"{key}.json")):
+            return None
+        return str(self._read("failed", f"{key}.json")["reason"])
+
+    def forget_failures(self) -> None:
+        """Let everything be tried again: a resumed sweep may meet a mended world."""
+        self._files.delete_folder(self._path("failed"))
+        for record in list(self.trials()):
+            if record.status == "failed":
+                self._files.delete(self._path("trials", f"{record.trial}.json"))
+
+
+def sweep_names(storage: str) -> list[str]:
+    """Names of all sweeps under a storage root, sorted."""
+    return sorted(
+        info.name.split("/")[1] for info in Storage.open(storage).files("sweeps") if info.name.endswith("/sweep.json")
+    )

@@ -1,0 +1,47 @@
+"""What can be known to be wrong before anything trains. No torch, unless a checkpoint has to be looked into."""
+
+from __future__ import annotations
+
+from gankd.config import Section, nearest
+from gankd.data import DataSet
+from gankd.errors import UserError
+from gankd.models import CLASSIFIERS
+from gankd.stages.sections import ClassifierConfig, GanConfig
+
+GAN_SIZES = {"biggan": (8, 16, 32, 64, 128, 256), "biggan_deep": (32, 64, 128, 256)}
+
+
+def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
+    """The network exists, and the checkpoint, if one is given, fits it and the data's classes."""
+    check_classes(name, cfg, data)
+    if cfg.network not in CLASSIFIERS:
+        raise UserError(
+            f"knob '{name}.network' cannot be {cfg.network!r}{nearest(cfg.network, CLASSIFIERS)} "
+            f"(known: {', '.join(CLASSIFIERS)})"
+        )
+    if cfg.width and cfg.network != "small_cnn":
+        raise UserError(f"knob '{name}.width' is for small_cnn; {cfg.network} has a fixed width, set it to 0")
+    if cfg.checkpoint:
+        from gankd.models.classifier_import import load_checkpoint
+        from gankd.stages.classifier import build_classifier
+
+        load_checkpoint(build_classifier(cfg, data), cfg.checkpoint)
+
+
+def check_classes(name: str, cfg: Section, data: DataSet) -> None:
+    """The data has classes, not numbers, as labels."""
+    if data.classes is None:
+        raise UserError(f"stage {name!r} needs class labels, but data set {data.name!r} has labels in {data.label_unit}")
+
+
+def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
+    """The family of networks exists at the data's resolution."""
+    check_classes(name, cfg, data)
+    sizes = GAN_SIZES[cfg.network]
+    if data.image_size not in sizes:
+        raise UserError(
+            f"{cfg.network} makes images of {', '.join(map(str, sizes))} px, but data set {data.name!r} has "
+            f"{data.image_size} px; set data.image_size"
+        )
+    if cfg.ema_start >= cfg.steps:
+        raise UserError(f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}")

@@ -1,0 +1,140 @@
+"""Classifiers: teacher, baseline student, feature extractor. Cross-entropy, SGD, one step rule for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankd import models
+from gankd.artifact import Artifact
+from gankd.context import Context
+from gankd.data import DataSet, Split
+from gankd.data.augment import Resident
+from gankd.engine import Algorithm, autocast, evaluating, train
+from gankd.models.classifier_import import load_checkpoint
+from gankd.schedule import cosine, multistep
+from gankd.stages.sections import ClassifierConfig
+
+EVALUATION_BATCH = 500
+EVALUATIONS = 20  # points of a validation curve
+
+Batch = tuple[Tensor, Tensor]
+Draw = Callable[[int, torch.Generator], Batch]
+
+
+class TrainingConfig(Protocol):
+    """The knobs that any classifier's training has."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: str
+    milestones: tuple[float, ...]
+    precision: str
+
+
+def accuracy(network: nn.Module, images: Resident, ctx: Context | None = None) -> float:
+    """Share of right answers in percent. With `ctx`, every worker counts a part of the images."""
+    rank, world = (ctx.rank, ctx.world_size) if ctx else (0, 1)
+    right = torch.zeros((), device=images.device, dtype=torch.float64)
+    with evaluating(network):
+        for batch, labels in images.in_order(EVALUATION_BATCH, rank, world):
+            right += (network(batch).argmax(1) == labels).sum()
+    return 100 * float(ctx.sum(right) if ctx else right) / len(images)
+
+
+class ClassifierTraining(Algorithm):
+    """SGD on cross-entropy; `draw(step, rng)` gives this worker's images in [-1, 1] and labels."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        cfg: Any,
+        network: nn.Module,
+        draw: Draw,
+        validation: Split,
+        rate: Callable[[int], float],
+    ) -> None:
+        self.ctx, self.cfg, self.draw, self.rate = ctx, cfg, draw, rate
+        self.network = network.to(ctx.device, memory_format=torch.channels_last)
+        self.validation = Resident(validation, ctx.device)
+        optimizer = torch.optim.SGD(
+            network.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
+        )
+        self.modules, self.optimizers = {"network": network}, {"network": optimizer}
+
+    def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        images, labels = self.draw(step, rng)
+        with autocast(self.ctx.device, self.cfg.precision):
+            loss = F.cross_entropy(self.network(images.contiguous(memory_format=torch.channels_last)), labels)
+        optimizer = self.optimizers["network"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.ctx.average(self.network)
+        for group in optimizer.param_groups:
+            group["lr"] = self.cfg.lr * self.rate(step)
+        optimizer.step()
+        return {"loss": loss.detach()}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
+
+
+def rate_of(cfg: TrainingConfig, steps: int, *, late_by: int = 0) -> Callable[[int], float]:
+    """Step -> multiplier of the learning rate; `late_by` steps after the milestones."""
+    if cfg.schedule == "cosine":
+        return lambda step: cosine(step, steps)
+    milestones = [share * steps + late_by for share in cfg.milestones]
+    return lambda step: multistep(step, milestones)
+
+
+def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> nn.Module:
+    """The network of `cfg` for the images and classes of `data`, freshly initialised."""
+    if cfg.width:
+        extra["width"] = cfg.width
+    return models.build(
+        cfg.network, classes=data.classes, image_channels=data.image_channels, image_size=data.image_size, **extra
+    )
+
+
+def train_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet) -> dict[str, float]:
+    """Train a classifier on the real training images, or take the user's checkpoint. Makes a saved network."""
+    return fit_classifier(ctx, cfg, data, build_classifier(cfg, data))
+
+
+def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: nn.Module) -> dict[str, float]:
+    """Train `network` as `cfg` says and save it; its validation accuracy in percent and its number of parameters."""
+    if cfg.checkpoint:
+        load_checkpoint(network, cfg.checkpoint)
+        found = {"val_accuracy": accuracy(network.to(ctx.device), Resident(data.val, ctx.device), ctx)}
+    else:
+        real = Resident(data.train, ctx.device, flip=cfg.flip, crop_padding=cfg.crop_padding)
+        ctx.share(cfg.batch)
+        steps = real.steps_for(cfg.epochs, cfg.batch)
+        order = ctx.seed_for(0, "order")
+
+        def draw(step: int, rng: torch.Generator) -> Batch:
+            return real.epoch_batch(step, cfg.batch, rng, order, ctx.rank, ctx.world_size)
+
+        # RepDistiller compares `epoch > milestone`: one epoch later than everyone else.
+        late_by = real.steps_for(1, cfg.batch) if cfg.reference_compat else 0
+        training = ClassifierTraining(ctx, cfg, network, draw, data.val, rate_of(cfg, steps, late_by=late_by))
+        found = train(
+            ctx, training, steps=steps, batch=cfg.batch, evaluate_every=max(1, steps // EVALUATIONS)
+        )
+    models.save(network, ctx.out)
+    return {**found, "parameters": float(sum(p.numel() for p in network.parameters()))}
+
+
+def load_network(artifact: Artifact, device: torch.device | str = "cpu") -> nn.Module:
+    """The network that a stage saved, in eval mode, frozen."""
+    return models.load(artifact.path).to(device).requires_grad_(False)
+
+
+def score(artifact: Artifact, data: DataSet, device: torch.device | str = "cpu") -> dict[str, float]:
+    """Accuracy in percent on the test part. Read once, for what has been chosen on the validation part."""
+    return {"test_accuracy": accuracy(load_network(artifact, device), Resident(data.test, device))}

@@ -1,0 +1,74 @@
+"""Config sections of the stages that methods share. No torch here: the command line reads this."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from gankd.config import Section, knob
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class ClassifierConfig(Section):
+    """A classifier trained by cross-entropy with SGD."""
+
+    network: str = knob("small_cnn", "network by name (`gankd.models.CLASSIFIERS`)", origin="ours")
+    width: int = knob(0, "width of `small_cnn`; 0 for networks without one", unit="channels", origin="ours", ge=0, le=512)
+    checkpoint: str | None = knob(None, "file with weights to use in place of training", unit="path", origin="ours")
+    epochs: int = knob(240, "passes over the training images", unit="epochs", origin="RepDistiller script", ge=1)
+    batch: int = knob(64, "images per step over all workers", unit="images", origin="RepDistiller script", ge=1)
+    lr: float = knob(0.05, "learning rate at the start", origin="RepDistiller script", gt=0, le=10)
+    momentum: float = knob(0.9, "momentum of SGD", origin="RepDistiller script", ge=0, lt=1)
+    weight_decay: float = knob(5e-4, "weight decay", origin="RepDistiller script", ge=0, lt=1)
+    schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate", origin="RepDistiller script")
+    milestones: tuple[Fraction, ...] = knob(
+        (0.625, 0.75, 0.875), "where multistep multiplies the rate by 0.1", unit="share of the training", origin="epochs 150, 180, 210 of 240"
+    )
+    flip: bool = knob(True, "random horizontal flips", origin="RepDistiller script")
+    crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin="RepDistiller script", ge=0, le=32)
+    precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+    reference_compat: bool = knob(
+        False, "decay one epoch later, as RepDistiller's `epoch > milestone` does", origin="specification 2.6"
+    )
+
+
+class GanConfig(Section):
+    """A class-conditional BigGAN: hinge loss, spectral norm, DiffAugment, EMA."""
+
+    network: Literal["biggan", "biggan_deep"] = knob("biggan", "family of both networks", origin="BigGAN")
+    width: int = knob(64, "channel multiplier of both networks", unit="channels", origin="BigGAN CIFAR script", ge=1, le=256)
+    dim_z: int = knob(128, "width of the latent", origin="BigGAN CIFAR script", ge=1, le=1024)
+    shared_dim: int = knob(0, "width of a class embedding shared by all layers; 0 = a table per layer", origin="BigGAN CIFAR script", ge=0, le=1024)
+    hierarchical: bool = knob(False, "give every block a chunk of the latent", origin="BigGAN CIFAR script")
+    attention: tuple[int, ...] = knob((), "resolutions with self-attention", unit="pixels", origin="BigGAN CIFAR script")
+    init: Literal["N02", "ortho", "xavier"] = knob("N02", "weight initialisation", origin="BigGAN CIFAR script")
+    sn_eps: float = knob(1e-8, "epsilon of spectral normalisation", origin="BigGAN CIFAR script", gt=0, lt=1)
+    bn_eps: float = knob(1e-5, "epsilon of batch normalisation", origin="BigGAN", gt=0, lt=1)
+    steps: int = knob(38_000, "generator steps", unit="steps", origin="cGAN-KD CIFAR-100: EMA at 38k", ge=1)
+    batch: int = knob(512, "images per update over all workers", unit="images", origin="cGAN-KD CIFAR-100", ge=2)
+    accumulations: int = knob(1, "micro-batches per update", origin="cGAN-KD CIFAR-100", ge=1, le=1024)
+    d_steps: int = knob(4, "discriminator updates per generator update", origin="cGAN-KD CIFAR-100", ge=1, le=32)
+    g_lr: float = knob(2e-4, "generator's learning rate", origin="cGAN-KD CIFAR-100", gt=0, le=1)
+    d_lr: float = knob(2e-4, "discriminator's learning rate", origin="cGAN-KD CIFAR-100", gt=0, le=1)
+    beta1: float = knob(0.0, "Adam's first decay", origin="BigGAN", ge=0, lt=1)
+    beta2: float = knob(0.999, "Adam's second decay", origin="BigGAN", gt=0, lt=1)
+    adam_eps: float = knob(1e-8, "Adam's epsilon", origin="BigGAN CIFAR script", gt=0, lt=1)
+    ema_decay: float = knob(0.9999, "decay of the generator's moving average", origin="BigGAN", ge=0, lt=1)
+    ema_start: int = knob(1000, "steps before which the average is the live generator", unit="steps", origin="BigGAN CIFAR script", ge=0)
+    orthogonal: float = knob(0.0, "strength of modified orthogonal regularisation", origin="BigGAN scripts", ge=0, lt=1)
+    diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = knob(
+        ("color", "translation", "cutout"), "differentiable augmentation of what D sees", origin="cGAN-KD CIFAR-100"
+    )
+    flip: bool = knob(True, "random horizontal flips of real images", origin="cGAN-KD CIFAR-100")
+    sheets: int = knob(4, "sample sheets logged while training", origin="ours", ge=0, le=100)
+    precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+
+
+class QualityConfig(Section):
+    """Measuring a generator on the validation part."""
+
+    images: int = knob(2000, "generated images, spread evenly over the classes", unit="images", origin="ours", ge=10)
+    batch: int = knob(500, "images at a time", unit="images", origin="ours", ge=1)

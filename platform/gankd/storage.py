@@ -1,0 +1,238 @@
+"""A root that all nodes share: a local (or network) folder, or a bucket. The store sees both through `Storage`.
+
+Names are relative and use slashes: `artifacts/<key>/manifest.json`. A file appears whole or not at all: in a folder
+it is written aside and renamed, in a bucket an object becomes visible when its upload ends.
+"""
+
+import errno
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from gankd.errors import StageFailed, UserError
+
+SCRATCH = "scratch"             # below a local root: everything unfinished lives here, on the file system of the root
+FULL = (errno.ENOSPC, errno.EDQUOT)
+BLOCK = 8 << 20                 # bytes copied at a time to and from a bucket
+
+
+class FileInfo(NamedTuple):
+    """A stored file: its name below the root, its size in bytes, its last change in seconds since 1970."""
+
+    name: str
+    size: int
+    mtime: float
+
+
+@contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """Turns a write that failed because the disk of `path` is full into a UserError with the path and the free space.
+
+    Libraries hide the error number (numpy and torch do), so a disk with less than 1 MiB left also counts as full.
+    """
+    try:
+        yield
+    except (UserError, StageFailed):
+        raise
+    except Exception as error:
+        there = next(p for p in (path, *path.parents) if p.exists())
+        free, number = shutil.disk_usage(there).free, getattr(error, "errno", None)
+        if number not in FULL and not (number is None and free < 1 << 20):
+            raise
+        raise UserError(
+            f"The disk (or quota) that holds {path} is full, {free / 2**20:.1f} MiB are free: "
+            "delete something there, or name another place with --storage.") from error
+
+
+class Storage(ABC):
+    """What the store and the leases need of a root."""
+
+    lease_ttl_s: float          # seconds without a heartbeat after which a lease counts as dead
+    uri: str
+
+    @staticmethod
+    def open(uri: str | Path) -> "Storage":
+        """Opens a folder (made if missing) or a bucket URI (`s3://bucket/path?...`) and checks that it can be written.
+
+        Raises UserError when it is not a folder, not writable or not reachable.
+        """
+        text = str(uri)
+        if text.startswith("file://"):
+            text = unquote(urlsplit(text).path)
+        if "://" not in text:
+            return Folder(Path(text))
+        from gankd.bucket import Bucket  # needs pyarrow, which takes 0.3 s to import
+
+        return Bucket(text)
+
+    @abstractmethod
+    def read_bytes(self, name: str) -> bytes:
+        """The whole file; FileNotFoundError if there is none."""
+
+    @abstractmethod
+    def write_bytes(self, name: str, data: bytes, *, sync: bool = True) -> None:
+        """Writes or replaces a file in one step; with `sync`, it survives a power cut once this returns."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file that does not exist yet; False if it exists or another writer was faster."""
+
+    @abstractmethod
+    def exists(self, name: str) -> bool:
+        """Whether the file is there."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Sequence[FileInfo]:
+        """All files below the folder `prefix`, sorted by name; none if the folder is missing."""
+
+    @abstractmethod
+    def delete(self, name: str) -> None:
+        """Deletes a file; nothing happens if it is gone already."""
+
+    @abstractmethod
+    def delete_folder(self, name: str) -> None:
+        """Deletes a folder; readers of a local folder never see half of it."""
+
+    @abstractmethod
+    def move_folder(self, source: str, target: str) -> bool:
+        """Moves a folder in one step where the storage can; False if the source is gone or the target is taken."""
+
+    @abstractmethod
+    def upload(self, source: Path, name: str) -> None:
+        """Stores a local file under `name`."""
+
+    @abstractmethod
+    def download(self, name: str, target: Path) -> None:
+        """Copies a stored file to a local path; FileNotFoundError if there is none."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a folder's list of names to the disk, so that a rename survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Folder(Storage):
+    """A folder on a disk or on a network file system (rename and O_EXCL are atomic on both; no file locks are used)."""
+
+    lease_ttl_s = 10.0
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(os.path.abspath(root.expanduser()))
+        self.uri = str(self.root)
+        advice = "name a folder that you may write with --storage"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.scratch_path(".tmp")
+            probe.touch()
+            probe.unlink()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"The storage {self.root} is not a folder: {advice}.") from error
+        except OSError as error:
+            raise UserError(f"The storage {self.root} cannot be written ({error.strerror}): {advice}.") from error
+
+    def path(self, name: str) -> Path:
+        """Where a file or folder lies on the disk."""
+        return self.root / name
+
+    def scratch_path(self, label: str) -> Path:
+        """A free name in the scratch folder: what lies there is unfinished and can be renamed into place."""
+        (self.root / SCRATCH).mkdir(parents=True, exist_ok=True)
+        return self.root / SCRATCH / f"{label}-{uuid.uuid4().hex}"
+
+    def read_bytes(self, name: str) -> bytes:
+        return self.path(name).read_bytes()
+
+    def write_bytes(self, name: str, data: bytes, *, sync: bool = True) -> None:
+        with self._aside(name, sync) as file:
+            file.write(data)
+
+    @contextmanager
+    def _aside(self, name: str, sync: bool) -> Iterator[IO[bytes]]:
+        """An open file that takes the name `name` once it is complete."""
+        target, aside = self.path(name), self.scratch_path(".tmp")
+        try:
+            with explain_full_disk(target):
+                with aside.open("xb") as file:
+                    yield file
+                    file.flush()
+                    if sync:
+                        os.fsync(file.fileno())
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(aside, target)
+                if sync:
+                    sync_folder(target.parent)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with explain_full_disk(path):
+            try:
+                file = path.open("xb")
+            except FileExistsError:
+                return False
+            try:
+                with file:
+                    file.write(data)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+        return True
+
+    def exists(self, name: str) -> bool:
+        return self.path(name).is_file()
+
+    def list(self, prefix: str) -> Sequence[FileInfo]:
+        found = []
+        for folder, _, names in os.walk(self.path(prefix)):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):       # gone since the walk saw it
+                    status = path.stat()
+                    found.append(FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
+        return sorted(found)
+
+    def delete(self, name: str) -> None:
+        self.path(name).unlink(missing_ok=True)
+
+    def delete_folder(self, name: str) -> None:
+        away = self.scratch_path(Path(name).name)
+        with suppress(FileNotFoundError):
+            os.rename(self.path(name), away)
+        shutil.rmtree(away, ignore_errors=True)
+
+    def move_folder(self, source: str, target: str) -> bool:
+        return self.adopt(self.path(source), target)
+
+    def adopt(self, folder: Path, target: str) -> bool:
+        """Renames a folder from anywhere on the root's file system to the name `target`: see `move_folder`."""
+        path = self.path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(folder, path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                return False
+            raise
+        sync_folder(path.parent)
+        return True
+
+    def upload(self, source: Path, name: str) -> None:
+        with source.open("rb") as data, self._aside(name, sync=True) as file:
+            shutil.copyfileobj(data, file, BLOCK)
+
+    def download(self, name: str, target: Path) -> None:
+        with explain_full_disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.path(name), target)

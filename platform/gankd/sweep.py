@@ -1,0 +1,180 @@
+"""The trials of a sweep on Ray Tune: what differs between trials is trained, what they share is found in the store.
+
+A trial with one worker runs in one of Tune's reused actors; with more, on Ray Train from a driver that holds no CPU.
+Tune's own pickled state is never read again: resuming goes by the records of the trials (records.py).
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import ConcurrencyLimiter
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.variant_generator import generate_variants
+
+from gankd.errors import StageFailed, UserError
+from gankd.events import EventWriter
+from gankd.launch import concurrency, train_on_ray
+from gankd.method import flatten
+from gankd.pipeline import Pipeline, run
+from gankd.plan import Resources, Sweep, trial_name
+from gankd.records import TrialRecord
+from gankd.store import Store
+
+
+def run_prefix(sweep: Sweep) -> None:
+    """Make the shared prefix on Ray Train, with its own worker count. Nothing happens when the store holds all of it."""
+    stages = sweep.prefix()
+    if stages and sweep.prefix_missing():
+        train_on_ray(sweep.job({}, stages=stages), sweep.request.resources(sweep.request.prefix_workers))
+
+
+def run_trials(sweep: Sweep, have: Mapping[str, float]) -> list[TrialRecord]:
+    """Run the trials that have not ended yet on a cluster with the resources `have`; returns all records, the preset's first."""
+    ended = {record.trial: record for record in sweep.records.trials() if record.ended()}
+    points = draw_points(sweep)
+    missing = [point for point in points if trial_name(point) not in ended]
+    if sweep.request.search == "optuna":
+        missing = missing[: max(0, sweep.request.trials - len(ended))]  # only their number counts
+    if missing:
+        _fit(sweep, missing, ended, have)
+    order = {trial_name(point): place for place, point in enumerate(points)}
+    return sorted(sweep.records.trials(), key=lambda record: (order.get(record.trial, len(order)), record.started))
+
+
+def _fit(sweep: Sweep, missing: list[dict[str, Any]], ended: Mapping[str, TrialRecord], have: Mapping[str, float]) -> None:
+    need = sweep.request.resources(sweep.request.workers)
+    scratch = tempfile.mkdtemp(prefix="gankd-tune-")
+    try:
+        tune.Tuner(
+            _trainable(sweep, need),
+            param_space=dict(sweep.space.samplers),
+            tune_config=tune.TuneConfig(
+                num_samples=len(missing),
+                search_alg=_search(sweep, missing, ended, concurrency(need, have)),
+                scheduler=_scheduler(sweep),
+                metric=sweep.space.metric,
+                mode=sweep.space.mode,
+                reuse_actors=need.workers == 1,
+            ),
+            run_config=tune.RunConfig(
+                name=sweep.name,
+                storage_path=scratch,
+                failure_config=tune.FailureConfig(max_failures=2),
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def draw_points(sweep: Sweep) -> list[dict[str, Any]]:
+    """The knobs of all trials, the preset's own first, drawn with the run's seed: the same command asks for the same.
+
+    A grid in the space multiplies the number of trials, as in Ray Tune.
+    """
+    samplers = dict(sweep.space.samplers)
+    wanted = sweep.request.trials * math.prod(len(s["grid_search"]) for s in samplers.values() if isinstance(s, Mapping))
+    random = np.random.RandomState(sweep.config.seed)
+    first = sweep.space.preset_point(sweep.tree)
+    points = {trial_name(first): first}
+    for _ in range(20 * sweep.request.trials):  # a small space may hold fewer different points than asked for
+        if len(points) >= wanted:
+            break
+        for _, point in generate_variants(samplers, random_state=random):
+            plain = {knob: value.item() if hasattr(value, "item") else value for knob, value in point.items()}
+            points.setdefault(trial_name(plain), plain)
+    return list(points.values())[:wanted]
+
+
+def _search(sweep: Sweep, missing: list[dict[str, Any]], ended: Mapping[str, TrialRecord], slots: int) -> Any:
+    if sweep.request.search == "random":
+        return BasicVariantGenerator(points_to_evaluate=missing, max_concurrent=slots)
+    from ray.tune.search.optuna import OptunaSearch
+
+    known = [record for record in ended.values() if sweep.space.metric in record.metrics]
+    search = OptunaSearch(
+        metric=sweep.space.metric,
+        mode=sweep.space.mode,
+        points_to_evaluate=[record.knobs for record in known] or [sweep.space.preset_point(sweep.tree)],
+        evaluated_rewards=[record.metrics[sweep.space.metric] for record in known] or None,
+        seed=sweep.config.seed,
+    )
+    return ConcurrencyLimiter(search, max_concurrent=slots)
+
+
+def _scheduler(sweep: Sweep) -> Any:
+    horizon = sweep.horizon()
+    if sweep.request.scheduler == "fifo" or horizon < 2:
+        return FIFOScheduler()
+    # A trial that reached the end has its last stages still to run: it is never stopped there.
+    return AsyncHyperBandScheduler(
+        time_attr="step", max_t=horizon, grace_period=max(1, horizon // 4), reduction_factor=2, stop_last_trials=False
+    )
+
+
+def _trainable(sweep: Sweep, need: Resources) -> Any:
+    if need.workers == 1:
+        trainable = tune.with_parameters(_trial_here, sweep=sweep)
+        return tune.with_resources(trainable, {kind.lower(): each for kind, each in need.per_worker().items()})
+    # The driver of a nested trial holds no CPU: Train's workers ask for their own, outside the trial's.
+    no_cpu = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+    return tune.with_resources(tune.with_parameters(_trial_on_train, sweep=sweep, need=need), no_cpu)
+
+
+def _trial_here(knobs: dict[str, Any], sweep: Sweep) -> None:
+    """One trial with one worker, in Tune's reused actor."""
+
+    def report(metrics: Mapping[str, float], step: int) -> None:
+        tune.report({**metrics, "step": step})
+
+    trial = trial_name(knobs)
+    _recorded(sweep, knobs, lambda: run(sweep.job(knobs, trial), report=report))
+
+
+def _trial_on_train(knobs: dict[str, Any], sweep: Sweep, need: Resources) -> None:
+    """One trial with several workers: Ray Train inside Tune, its reports passed on."""
+    trial = trial_name(knobs)
+    job = sweep.job(knobs, trial)
+    _recorded(sweep, knobs, lambda: train_on_ray(job, need, callbacks=[TuneReportCallback()], report=True))
+
+
+def _recorded(sweep: Sweep, knobs: dict[str, Any], trial_run: Any) -> None:
+    """Run a trial and keep its record: finished with metrics, stopped by the scheduler, or failed with a reason.
+
+    A failure is not raised: Tune would try again what fails for a reason of its own.
+    """
+    trial = trial_name(knobs)
+    keys = Pipeline(sweep.job(knobs, trial)).keys
+    record = TrialRecord(trial=trial, knobs=knobs, keys=keys)
+    sweep.records.save_trial(record)
+    Store(sweep.storage).refer(sweep.name, trial, keys)
+    events = EventWriter(sweep.records.events, f"trial-{trial}")
+    events.emit("trial_start", trial=trial, params=flatten(sweep.config_of(knobs)), keys=keys, searched=knobs)
+    try:
+        record.metrics = trial_run()
+        record.status = "finished"
+    except (StageFailed, UserError) as error:
+        record.status, record.reason = "failed", str(error)
+    except Exception as error:  # a bug or a lost machine: Tune tries again
+        record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
+        raise
+    except SystemExit:  # how Tune stops a trial, inside tune.report
+        record.status = "stopped"
+        raise
+    finally:
+        sweep.records.save_trial(record)
+        events.emit(
+            "trial_end", trial=trial, status=record.status, metrics=record.metrics, reason=record.reason
+        )
+        events.close()
+    last = {"step": max(1, sweep.horizon())}
+    tune.report({sweep.space.metric: record.metrics.get(sweep.space.metric, math.nan), **last})

@@ -1,0 +1,251 @@
+"""The sweep's runs in MLflow, written by one process from the events that all the others left behind.
+
+Training processes write files (`gankd.events`) and never wait for a tracker. The driver pumps those files to MLflow in
+batches and moves its cursor only past what was accepted, so a server that is away loses nothing. Sending twice does no
+harm: runs are found by their tags before one is made, MLflow keeps one row per (metric, time, step, value), and the
+name of a picture follows from its run, name and step. So a lost cursor is mended by reading from the start.
+
+Runs of an experiment `<method>/<data set>`, told apart by the tag `gankd.kind`:
+    sweep   the parent. Tags: gankd.sweep and what the driver adds.
+    trial   a child: all knobs as params, `gankd.key.<stage>` and `gankd.stage_run.<stage>` as tags.
+    stage   one per artifact, whichever sweep or trial made it first: config as params, curves, pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from gankd.errors import UserError
+from gankd.events import Cursor, Event, EventReader
+from gankd.tracking_runs import Runs, is_refusal
+
+PERIOD_S = 2.0  # between two pumps
+LONGEST_PAUSE_S = 30.0  # between two attempts to reach a server that is away
+STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+_log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Sends the events of one sweep to MLflow.
+
+    Args:
+        uri: tracking URI; `default_uri` gives the user's choice or a SQLite file.
+        experiment: `<method>/<data set>`; made where missing.
+        artifact_root: absolute folder for pictures and models; a server behind http chooses its own.
+        sweep: name of the sweep; a sweep that is resumed finds its runs by it.
+        reader: where the events are.
+        cursor_path: file that remembers which events were accepted.
+
+    Raises UserError when the tracking store cannot be opened. Afterwards no method raises because the server is away.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, artifact_root: Path, sweep: str, reader: EventReader, cursor_path: Path
+    ) -> None:
+        self.uri, self.sweep, self.reader, self.cursor_path = uri, sweep, reader, cursor_path
+        try:
+            self.runs = Runs.open(uri, experiment, artifact_root, sweep)
+        except Exception as error:
+            raise unreachable(uri, error) from error
+        self._cursor: Cursor = json.loads(cursor_path.read_text()) if cursor_path.exists() else {}
+        self._found: dict[str, Mapping[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._away = False
+
+    @staticmethod
+    def default_uri(folder: Path) -> str:
+        """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `folder`."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+
+    # The sweep.
+
+    def open_sweep(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+        """Make the sweep's run, or open it again; its id. Raises UserError when the server does not answer."""
+        try:
+            return self.runs.begin(self.runs.sweep_run(tags), int(time.time() * 1000), params, tags)
+        except Exception as error:
+            raise unreachable(self.uri, error) from error
+
+    def stage_from_store(self, key: str, manifest: Mapping[str, Any]) -> None:
+        """See that an artifact found in the store has a run, made from its manifest. Sent with the next pump."""
+        self._found[key] = manifest
+
+    def run_of(self, *, trial: str = "", key: str = "") -> str:
+        """Id of the run of a trial, of a stage key, or of the sweep."""
+        return self.runs.stage_run(key) if key else self.runs.trial_run(trial) if trial else self.runs.sweep_run({})
+
+    def finish(self, status: str = "finished") -> bool:
+        """End the sweep's run ('finished', 'failed' or 'stopped') and what was left running. False: server away."""
+        with self._lock:
+            try:
+                self.runs.end(self.runs.sweep_run({}), STATUS[status], int(time.time() * 1000))
+                self.runs.kill_leftovers()
+                return True
+            except Exception as error:
+                self._warn(error)
+                return False
+
+    # Sending.
+
+    def start(self) -> None:
+        """Pump every few seconds in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
+        self._thread.start()
+
+    def pump(self) -> int:
+        """Send what is new; the number of events sent. Raises what MLflow raises when the server is away."""
+        sent = 0
+        with self._lock:
+            self.runs.forget_unsent()
+            for key in list(self._found):
+                self._stage_found(key, self._found[key])
+                del self._found[key]
+            while True:
+                events, cursor = self.reader.read(self._cursor)
+                if cursor == self._cursor:
+                    return sent
+                for event in events:
+                    self._apply(event)
+                self.runs.flush()
+                self._advance(cursor)
+                sent += len(events)
+
+    def close(self, wait_s: float = 10.0) -> int:
+        """Stop the thread and send the rest, trying for `wait_s` seconds; the number of events still not sent."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join(wait_s)
+        deadline = time.monotonic() + wait_s
+        while not self._try_pump() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return self.unsent()
+
+    def unsent(self) -> int:
+        """Number of events that wait to be sent."""
+        count, cursor = 0, self._cursor
+        while True:
+            events, after = self.reader.read(cursor)
+            if after == cursor:
+                return count
+            count, cursor = count + len(events), after
+
+    def _run(self) -> None:
+        pause = PERIOD_S
+        while not self._stop.wait(pause):
+            pause = PERIOD_S if self._try_pump() else min(2 * pause, LONGEST_PAUSE_S)
+
+    def _try_pump(self) -> bool:
+        try:
+            sent = self.pump()
+        except Exception as error:  # whatever it is, training must not notice
+            self._warn(error)
+            return False
+        if self._away and sent:
+            _log.warning("MLflow at %s answers again; %d events were sent", _public(self.uri), sent)
+        self._away = self._away and not sent
+        return True
+
+    def _warn(self, error: Exception) -> None:
+        if not self._away:
+            text = "MLflow at %s does not answer (%s); training goes on and everything is sent later from %s"
+            _log.warning(text, _public(self.uri), _first_line(error), self.reader.folder)
+        self._away = True
+
+    def _advance(self, cursor: Cursor) -> None:
+        self.cursor_path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.cursor_path.with_suffix(".tmp")
+        aside.write_text(json.dumps(cursor))
+        aside.replace(self.cursor_path)
+        self._cursor = cursor
+
+    # What each kind of event does.
+
+    def _apply(self, event: Event) -> None:
+        handle = getattr(self, f"_on_{event['kind']}", None)
+        if handle is None:  # progress and the like are for others
+            return
+        try:
+            handle(event)
+        except Exception as error:
+            if not isinstance(error, KeyError | TypeError | ValueError) and not is_refusal(error):
+                raise
+            _log.warning("MLflow does not take an event %s: %s", event["kind"], _first_line(error))
+
+    def _target(self, event: Event) -> str:
+        return self.run_of(key=event.get("key") or "", trial=event.get("trial") or "")
+
+    def _on_stage_start(self, event: Event) -> None:
+        key, stage, trial = event["key"], event["stage"], event.get("trial")
+        tags = {f"gankd.key.{name}": value for name, value in event.get("inputs", {}).items()}
+        run = self.runs.stage_run(key, stage)
+        self.runs.begin(run, event["time"], event["config"], tags, f"{stage} {key[:8]}")
+        if trial:
+            self.runs.tag(self.runs.trial_run(trial), {f"gankd.key.{stage}": key, f"gankd.stage_run.{stage}": run})
+
+    def _on_metrics(self, event: Event) -> None:
+        # A stage that goes on from its checkpoint walks the same steps again, to the same values: one curve is enough.
+        once = bool(event.get("key"))
+        self.runs.metrics(self._target(event), event["values"], event["time"], int(event.get("step", 0)), once)
+
+    def _on_image(self, event: Event) -> None:
+        self.runs.image(self._target(event), event["name"], int(event.get("step", 0)), event["time"], event["png"])
+
+    def _on_stage_end(self, event: Event) -> None:
+        self._end(self._target({"key": event["key"]}), event)
+
+    def _on_trial_start(self, event: Event) -> None:
+        tags = {f"gankd.key.{stage}": key for stage, key in event.get("keys", {}).items()}
+        run = self.runs.begin(self.runs.trial_run(event["trial"]), event["time"], event["params"], tags)
+        self.runs.link_stages(run)
+
+    def _on_trial_end(self, event: Event) -> None:
+        run = self.runs.trial_run(event["trial"])
+        self._end(run, event)
+        self.runs.link_stages(run)
+
+    def _end(self, run: str, event: Event) -> None:
+        self.runs.metrics(run, event.get("metrics") or {}, event["time"], self.runs.last_step(run))
+        self.runs.end(run, STATUS[event["status"]], event["time"], event.get("reason") or "")
+
+    def _stage_found(self, key: str, manifest: Mapping[str, Any]) -> None:
+        from gankd.method import flatten
+
+        if self.runs.find_stage(key):
+            return
+        stage, created = manifest["stage"], int(manifest.get("created", time.time()) * 1000)
+        tags = {f"gankd.key.{name}": value for name, value in manifest.get("inputs", {}).items()}
+        run = self.runs.begin(self.runs.stage_run(key, stage), created, flatten(manifest["config"]), tags)
+        values = {f"{stage}/{name}": value for name, value in manifest["metrics"].items()}
+        self.runs.metrics(run, values, created, 0)
+        self.runs.end(run, "FINISHED", created + int(1000 * manifest.get("seconds", 0)))
+
+
+def unreachable(uri: str, error: Exception) -> UserError:
+    """The user's sentence for a tracking store that cannot be opened."""
+    return UserError(
+        f"the MLflow tracking store {_public(uri)!r} cannot be opened ({_first_line(error)}); start that server or log "
+        "in to it, or set MLFLOW_TRACKING_URI to one that answers (unset, it is a SQLite file in the working folder)"
+    )
+
+
+def _public(uri: str) -> str:
+    """The URI without user name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"//[^/@\s]+@", "//", text[0])[:300]

@@ -1,0 +1,309 @@
+"""What the sweep's events become in MLflow, on a real SQLite store."""
+
+import base64
+import io
+import math
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from gankd.errors import UserError
+from gankd.events import EventReader, EventWriter
+from gankd.tracking import Tracker
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with its tables made: making them takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    reader = EventReader(str(folder / "events"))
+    Tracker(f"sqlite:///{folder}/mlflow.db", "none/none", folder, "none", reader, folder / "cursor.json")
+    return folder / "mlflow.db"
+
+
+class Sweep:
+    """A writer, and trackers that read it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer = EventWriter(str(folder / "events"), "driver", 1e6)
+        self.tracker = self.open()
+
+    def open(self, name: str = "s1") -> Tracker:
+        uri = f"sqlite:///{self.folder}/mlflow.db"
+        reader = EventReader(str(self.folder / "events"))
+        tracker = Tracker(uri, "rgal/digits", self.folder / "pictures", name, reader, self.folder / f"{name}.json")
+        tracker.open_sweep({"scheduler": "asha"}, {"gankd.method": "rgal", "gankd.dataset": "digits"})
+        return tracker
+
+    def send(self) -> int:
+        self.writer.flush()
+        return self.tracker.pump()
+
+    def trial(self, name: str = "t0", key: str = "k" * 16, status: str = "finished", reason: str = "") -> None:
+        emit = self.writer.emit
+        emit("trial_start", trial=name, params={"student.lr": 0.1, "seed": 0}, keys={"student": key})
+        emit("stage_start", key=key, stage="student", config={"lr": 0.1}, inputs={"teacher": "t" * 16}, trial=name)
+        for step in range(3):
+            emit("metrics", key=key, step=step, values={"student/loss": 1.0 / (step + 1)})
+        emit("stage_end", key=key, stage="student", status=status, metrics={"student/acc": 0.5}, reason=reason, trial=name)
+        emit("metrics", trial=name, step=2, values={"val/student": 0.5})
+        emit("trial_end", trial=name, status=status, metrics={"val/best": 0.5}, reason=reason)
+
+    def runs(self, kind: str = "") -> list[Any]:
+        query = f"tags.`gankd.kind` = '{kind}'" if kind else ""
+        return list(self.tracker.runs.client.search_runs([self.tracker.runs.experiment_id], query))
+
+    def rows(self) -> int:
+        """Metric rows of all runs, histories included."""
+        client = self.tracker.runs.client
+        return sum(len(client.get_metric_history(r.info.run_id, m)) for r in self.runs() for m in r.data.metrics)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, empty_store: Path) -> Sweep:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    return Sweep(tmp_path)
+
+
+def history(sweep: Sweep, run: Any, metric: str) -> list[tuple[int, float]]:
+    found = sweep.tracker.runs.client.get_metric_history(run.info.run_id, metric)
+    return sorted((m.step, m.value) for m in found)
+
+
+def test_a_sweep_becomes_a_parent_with_trials_and_stages(sweep: Sweep) -> None:
+    sweep.trial()
+    assert sweep.send() == 8
+    (parent,), (trial,), (stage,) = sweep.runs("sweep"), sweep.runs("trial"), sweep.runs("stage")
+    assert parent.data.params == {"scheduler": "asha"}
+    assert parent.info.status == "RUNNING"
+    assert trial.data.tags["mlflow.parentRunId"] == stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert trial.data.params == {"student.lr": "0.1", "seed": "0"}
+    assert trial.data.tags["gankd.key.student"] == stage.data.tags["gankd.key"] == "k" * 16
+    assert trial.data.tags["gankd.stage_run.student"] == stage.info.run_id
+    assert trial.data.metrics == {"val/student": 0.5, "val/best": 0.5}
+    assert stage.data.params == {"lr": "0.1"}
+    assert stage.data.tags["gankd.key.teacher"] == "t" * 16
+    assert stage.info.run_name == "student kkkkkkkk"
+    assert history(sweep, stage, "student/loss") == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+    assert history(sweep, stage, "student/acc") == [(2, 0.5)]  # final values stand at the last step
+    assert trial.info.status == stage.info.status == "FINISHED"
+
+
+def test_sending_everything_twice_changes_nothing(sweep: Sweep) -> None:
+    sweep.trial()
+    png = picture()
+    sweep.writer.emit("image", key="k" * 16, name="student/grid", step=1, png=png)
+    sweep.send()
+    before = sweep.rows(), len(sweep.runs()), files(sweep)
+    sweep.tracker.cursor_path.unlink()
+    sweep.tracker = sweep.open()  # a new driver that has lost its cursor
+    assert sweep.send() == 9
+    assert (sweep.rows(), len(sweep.runs()), files(sweep)) == before
+    assert {run.info.status for kind in ("trial", "stage") for run in sweep.runs(kind)} == {"FINISHED"}
+
+
+def test_a_resumed_driver_sends_only_the_rest(sweep: Sweep) -> None:
+    sweep.trial("t0", "a" * 16)
+    sweep.send()
+    sweep.trial("t1", "b" * 16)
+    sweep.tracker = sweep.open()
+    assert sweep.send() == 8
+    assert len(sweep.runs("sweep")) == 1
+    assert len(sweep.runs("trial")) == 2
+
+
+def test_a_stage_is_one_run_for_all_trials_and_sweeps(sweep: Sweep) -> None:
+    sweep.trial("t0")
+    sweep.send()
+    sweep.tracker = sweep.open("s2")
+    sweep.writer.emit("trial_start", trial="t0", params={}, keys={"student": "k" * 16})
+    sweep.writer.flush()
+    sweep.tracker.pump()
+    assert len(sweep.runs("sweep")) == 2
+    (stage,) = sweep.runs("stage")
+    assert [trial.data.tags["gankd.stage_run.student"] for trial in sweep.runs("trial")] == [stage.info.run_id] * 2
+
+
+def test_steps_walked_again_after_a_crash_draw_one_curve(sweep: Sweep) -> None:
+    key = "k" * 16
+    for step in (0, 1, 2):
+        sweep.writer.emit("metrics", key=key, step=step, values={"student/loss": float(step)})
+    sweep.send()
+    for tracker in (sweep.tracker, sweep.open()):
+        sweep.tracker = tracker
+        for step in (1, 2, 3):  # from the checkpoint at step 1
+            sweep.writer.emit("metrics", key=key, step=step, values={"student/loss": float(step)})
+        sweep.send()
+    (stage,) = sweep.runs("stage")
+    assert history(sweep, stage, "student/loss") == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+@pytest.mark.parametrize(("status", "expected"), [("failed", "FAILED"), ("stopped", "KILLED")])
+def test_how_a_run_ended(sweep: Sweep, status: str, expected: str) -> None:
+    sweep.trial(status=status, reason="loss became NaN")
+    sweep.send()
+    for run in sweep.runs("trial") + sweep.runs("stage"):
+        assert run.info.status == expected
+        assert run.data.tags["gankd.reason"] == "loss became NaN"
+
+
+def test_a_trial_that_goes_on_is_running_again(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep.trial(status="stopped")
+    sweep.send()
+    (trial,) = sweep.runs("trial")
+    late = trial.info.end_time / 1000 + 1
+    monkeypatch.setattr("gankd.events.time.time", lambda: late)
+    sweep.writer.emit("trial_start", trial="t0", params={"student.lr": 0.1, "new": 1}, keys={})
+    sweep.send()
+    (trial,) = sweep.runs("trial")
+    assert trial.info.status == "RUNNING"
+    assert trial.data.params["new"] == "1"
+
+
+def test_finish_ends_the_parent_and_kills_leftovers(sweep: Sweep) -> None:
+    sweep.writer.emit("trial_start", trial="t0", params={}, keys={})
+    sweep.writer.emit("stage_start", key="a" * 16, stage="student", config={}, inputs={}, trial="t0")
+    sweep.send()
+    assert sweep.tracker.finish("finished")
+    assert [run.info.status for run in sweep.runs("sweep")] == ["FINISHED"]
+    assert {run.info.status for run in sweep.runs("trial") + sweep.runs("stage")} == {"KILLED"}
+
+
+def test_params_are_flat_short_and_many(sweep: Sweep) -> None:
+    params = {f"student.p{i}": i for i in range(250)} | {"long": "x" * 7000, "list": [1, 2], "none": None, "off": False}
+    sweep.writer.emit("trial_start", trial="t0", params=params, keys={})
+    sweep.send()
+    got = sweep.runs("trial")[0].data.params
+    assert len(got) == len(params)
+    assert got["long"] == "x" * 499 + "…"
+    assert (got["list"], got["none"], got["off"], got["student.p249"]) == ("[1, 2]", "None", "False", "249")
+
+
+def test_metrics_of_any_value_name_and_number(sweep: Sweep) -> None:
+    for step in range(2500):
+        sweep.writer.emit("metrics", key="a" * 16, step=step, values={"loss": float(step)})
+    values = {"nan": math.nan, "inf": math.inf, "fid[inception]@1k": 3.0, "../up": 1.0, "a//b": 2.0}
+    sweep.writer.emit("metrics", key="a" * 16, step=1, values=values)
+    sweep.writer.emit("metrics", step=0, values={"test/student": 0.9})
+    sweep.send()
+    (stage,), (parent,) = sweep.runs("stage"), sweep.runs("sweep")
+    assert len(history(sweep, stage, "loss")) == 2500
+    assert math.isnan(stage.data.metrics["nan"])
+    assert stage.data.metrics["inf"] > 1e308
+    assert stage.data.metrics["fid_inception__1k"] == 3.0
+    assert {"__up" if "__up" in stage.data.metrics else "_/up", "a/b"} <= set(stage.data.metrics)
+    assert parent.data.metrics == {"test/student": 0.9}
+
+
+def picture() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 40), "red").save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def files(sweep: Sweep) -> list[str]:
+    return sorted(path.name for path in (sweep.folder / "pictures").rglob("*") if path.is_file())
+
+
+def test_pictures_have_the_names_that_the_run_page_shows(sweep: Sweep) -> None:
+    for _ in range(2):  # the second one comes from a stage that went on from its checkpoint
+        sweep.writer.emit("image", key="a" * 16, name="student/grid", step=7, png=picture())
+    sweep.send()
+    (stage,) = sweep.runs("stage")
+    small, full = (name for name in files(sweep))
+    assert full.startswith("student~grid+step+7+timestamp+")
+    assert full.endswith(".png")
+    assert small.endswith("+compressed.webp")
+    assert stage.data.tags["mlflow.loggedImages"] == "True"
+    paths = [item.path for item in sweep.tracker.runs.client.list_artifacts(stage.info.run_id, "images")]
+    local = sweep.tracker.runs.client.download_artifacts(stage.info.run_id, next(p for p in paths if p.endswith("png")))
+    assert Image.open(local).size == (300, 40)
+
+
+def test_an_artifact_found_in_the_store_gets_a_run(sweep: Sweep) -> None:
+    pytest.importorskip("gankd.data.config")
+    manifest = {
+        "stage": "teacher", "config": {"lr": 0.1, "net": {"depth": 8}}, "metrics": {"acc": 0.9}, "inputs": {},
+        "created": 1.7e9, "seconds": 5.0,
+    }  # fmt: skip
+    for _ in range(2):
+        sweep.tracker.stage_from_store("t" * 16, manifest)
+        sweep.send()
+    (stage,) = sweep.runs("stage")
+    assert stage.data.params == {"lr": "0.1", "net.depth": "8"}
+    assert stage.data.metrics == {"teacher/acc": 0.9}
+    assert stage.info.status == "FINISHED"
+
+
+def test_an_event_that_mlflow_never_takes_does_not_hold_up_the_rest(
+    sweep: Sweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep.trial("t0")
+    sweep.send()
+    client = sweep.tracker.runs.client
+    client.delete_run(sweep.runs("trial")[0].info.run_id)  # by a user, in the UI
+    sweep.writer.emit("metrics", trial="t0", step=9, values={"loss": 1.0})
+    sweep.writer.emit("metrics", trial="t1", step="nine", values={"loss": 1.0})
+    sweep.writer.emit("metrics", trial="t1", step=9, values={"loss": 1.0})
+    assert sweep.send() == 3
+    assert "does not take" in caplog.text
+    (trial,) = sweep.runs("trial")
+    assert trial.data.metrics == {"loss": 1.0}
+
+
+def test_a_failed_pump_is_repeated_whole(sweep: Sweep, caplog: pytest.LogCaptureFixture) -> None:
+    sweep.trial()
+    sweep.writer.flush()
+    client = sweep.tracker.runs.client
+    log_batch = client.log_batch
+
+    def cut(run_id: str, metrics: Any = (), **others: Any) -> None:
+        log_batch(run_id, metrics=metrics, **others)
+        if metrics:  # taken, but the answer is lost
+            raise ConnectionError("cut")
+
+    client.log_batch = cut
+    for _ in range(3):
+        assert not sweep.tracker._try_pump()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # one, not three
+    assert "cut" in caplog.text
+    assert sweep.tracker.unsent() == 8
+    client.log_batch = log_batch
+    assert sweep.tracker.close(wait_s=0.1) == 0
+    assert sweep.rows() == 3 + 1 + 2
+    assert len(sweep.runs()) == 3
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "http://me:secret@127.0.0.1:{port}", "ftp://x/y", "/etc/passwd"])
+def test_a_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path, uri: str) -> None:
+    with socket.socket() as taken:  # bound and not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        uri = uri.format(port=taken.getsockname()[1])
+        with pytest.raises(UserError) as caught:
+            Tracker(uri, "rgal/digits", tmp_path, "s1", EventReader(str(tmp_path / "events")), tmp_path / "c.json")
+    text = str(caught.value)
+    assert "\n" not in text
+    assert uri.replace("me:secret@", "") in text
+    assert "secret" not in text
+    assert "MLFLOW_TRACKING_URI" in text
+
+
+def test_the_default_store_is_sqlite_unless_the_user_names_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert Tracker.default_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert Tracker.default_uri(tmp_path) == "http://tracker:5000"
+
+
+def test_importing_the_module_does_not_import_mlflow() -> None:
+    code = "import gankd.tracking, gankd.model_registry, sys; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2] / "platform")

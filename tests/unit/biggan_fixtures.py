@@ -1,0 +1,20 @@
+"""Reading the reference values of the BigGAN tests."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def fixture(name: str, group: str = "") -> dict[str, Tensor]:
+    """The arrays of `<name>.npz`, as tensors; with `group`, only those below "<group>/", under the rest of their names."""
+    with np.load(FIXTURES / f"{name}.npz", allow_pickle=False) as arrays:
+        prefix = f"{group}/" if group else ""
+        return {k.removeprefix(prefix): torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(prefix)}
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-7) -> None:
+    torch.testing.assert_close(actual.detach().to(expected.dtype), expected, atol=tolerance, rtol=tolerance)
