@@ -1,8 +1,8 @@
 """Training batches: gankd's Resident against torchvision transforms on Pillow images in a DataLoader.
 
-Both make batches of 128 CIFAR-sized images with a random crop (4 pixels of black border), a random flip and normalisation
-to [-1, 1]. The figure is images per CPU-second, over this process and its workers; the baseline is the better of 0 and 2
-workers, their start-up not counted. Prints `ratio: X`.
+Both make batches of 128 CIFAR-sized images with a random crop (4 pixels of black border), a random flip and
+normalisation to [-1, 1]. The figure is images per CPU-second, over this process and its workers; the baseline is the
+better of 0 and 2 workers, their start-up not counted. Prints `ratio: X`.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def ratio_bound(ratios: Tensor, estimator: Estimator = "max", quantile: float = 
 
 
 def accept(ratios: Tensor, uniforms: Tensor, bound: float) -> Tensor:
-    """Rejection sampling: keep item k when u_k <= min(r_k, M) / M. All (N,); u in [0, 1), M = `bound` > 0. A mask."""
-    return uniforms <= (ratios / bound).clamp(max=1)
+    """Rejection sampling: the mask u_k <= r_k / M, all (N,); u in [0, 1), M = `bound` > 0. Ratios above M pass."""
+    return uniforms <= ratios / bound
 
 
 def label_errors(logits: Tensor, labels: Tensor) -> Tensor:

@@ -57,7 +57,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _dump(manifest: Mapping[str, Any]) -> bytes:
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """The one way in which a manifest is written: any other bytes are damage."""
     return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
 
 
@@ -75,21 +76,17 @@ def seal(key: str, folder: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
             files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
     manifest = {"created": time.time(), **fields, "key": key, "files": files, "publication": uuid.uuid4().hex}
     manifest.pop("digest", None)
-    manifest = json.loads(_dump(manifest))                      # number keys become text before they are sorted
-    return {**manifest, "digest": hashlib.sha256(_dump(manifest)).hexdigest()}
-
-
-def write_manifest(manifest: Mapping[str, Any]) -> bytes:
-    """The bytes of `manifest.json`."""
-    return _dump(manifest)
+    manifest = json.loads(manifest_bytes(manifest))             # number keys become text before they are sorted
+    return {**manifest, "digest": hashlib.sha256(manifest_bytes(manifest)).hexdigest()}
 
 
 def read_manifest(key: str, raw: bytes) -> dict[str, Any]:
     """The manifest of `key` from its bytes; DamagedError unless every byte is as published."""
     try:
         manifest = json.loads(raw)
-        digest = hashlib.sha256(_dump({k: v for k, v in manifest.items() if k != "digest"})).hexdigest()
-        if manifest["digest"] != digest or manifest["key"] != key or _dump(manifest) != raw:
+        unsigned = {name: value for name, value in manifest.items() if name != "digest"}
+        digest = hashlib.sha256(manifest_bytes(unsigned)).hexdigest()
+        if manifest["digest"] != digest or manifest["key"] != key or manifest_bytes(manifest) != raw:
             raise DamagedError(f"{MANIFEST} was changed")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} cannot be read") from error

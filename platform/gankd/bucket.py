@@ -1,6 +1,7 @@
 """The storage in a bucket of an object store."""
 
 import random
+import re
 import shutil
 import time
 import uuid
@@ -18,10 +19,11 @@ class Bucket(Storage):
     """A bucket of an object store through pyarrow (`s3://`, `gs://`, ...); AWS_ENDPOINT_URL names another S3 server."""
 
     lease_ttl_s = 30.0          # a beat is a request over a network that may stall for seconds
+    poll_s = 0.75               # a look is three requests, and requests cost money
     settle_s = 1.0              # see `create`
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri = re.sub(r"(?<=://)[^/]*@", "", uri)           # shown to people, so without credentials
         with self._explained("opened"):
             self.fs, root = fs.FileSystem.from_uri(uri)
             self.root = root.rstrip("/")
@@ -37,8 +39,9 @@ class Bucket(Storage):
             if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in FULL:
                 raise
             what = f"{name} of the storage {self.uri}" if name else f"The storage {self.uri}"
+            reason = re.sub(r"(?<=://)[^/]*@", "", str(error))
             raise UserError(
-                f"{what} cannot be {verb} ({error}): check the URI, the network, AWS_ENDPOINT_URL and the "
+                f"{what} cannot be {verb} ({reason}): check the URI, the network, AWS_ENDPOINT_URL and the "
                 "credentials, or name another place with --storage.") from error
 
     def _path(self, name: str) -> str:

@@ -104,7 +104,8 @@ def _folders(storage: Storage, parent: str) -> dict[str, list[FileInfo]]:
 
 
 def _delete_artifact(storage: Storage, key: str) -> None:
-    storage.delete(f"artifacts/{key}/{MANIFEST}")       # in a bucket it is gone from here on
+    if not isinstance(storage, Folder):                             # a folder vanishes in one step, a bucket's does not
+        storage.delete(f"artifacts/{key}/{MANIFEST}")
     storage.delete_folder(f"artifacts/{key}")
 
 

@@ -11,7 +11,6 @@ No two clocks are ever compared: whoever waits measures by its own clock how lon
 
 import json
 import os
-import random
 import re
 import socket
 import threading
@@ -31,17 +30,19 @@ from gankd.storage import Storage
 FOLDER = "leases"
 LEASE_FILE = re.compile(rf"{FOLDER}/(.+)\.(\d+)\.json")
 BEATS = 10                      # beats in one time to live
-POLL_S = (0.1, 0.2)             # a waiter looks this often; at random, so that many waiters do not march in step
 
 
 @cache
 def machine() -> str:
-    """Names the running kernel and the PID namespace: where it is equal, equal process ids mean the same process."""
+    """Names the running kernel, the PID namespace and the user: where it is equal, equal process ids mean one process.
+
+    Containers on one host have their own process ids, and one user may not see the processes of another.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()}/{boot}/{os.readlink('/proc/self/ns/pid')}"
+        return f"{socket.gethostname()}/{boot}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
     except OSError:             # no Linux
-        return f"{socket.gethostname()}/{int(psutil.boot_time())}"
+        return f"{socket.gethostname()}/{int(psutil.boot_time())}/{os.getuid()}"
 
 
 def process_start(pid: int) -> str | None:
@@ -74,7 +75,7 @@ def holder_alive(raw: bytes) -> bool | None:
     record = _parse(raw)
     if record.get("machine") != machine():
         return None
-    return process_start(int(record["pid"])) == record["start"]
+    return isinstance(record.get("pid"), int) and process_start(record["pid"]) == record.get("start")
 
 
 class Watch:
@@ -125,7 +126,7 @@ class Lease:
             if generation and on_wait is not None:
                 record = _parse(raw)
                 on_wait(f"{record.get('host', '?')}, process {record.get('pid', '?')}", time.monotonic() - started)
-            time.sleep(random.uniform(*POLL_S))
+            self.storage.pause()
 
     def _claim(self, generation: int) -> bool:
         self._generation, self._pid = generation, os.getpid()
@@ -210,5 +211,5 @@ def living(storage: Storage, ttl_s: float) -> set[str]:
             if dead or key in alive:
                 del unknown[key]
         if unknown:
-            time.sleep(random.uniform(*POLL_S))
+            storage.pause()
     return alive

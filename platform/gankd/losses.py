@@ -13,7 +13,10 @@ from gankd.errors import UserError
 
 
 def hinge_discriminator(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """mean relu(1 - D(x)), mean relu(1 + D(G(z))): two scalars >= 0, to be added; logits of any shape, batches may differ in size."""
+    """mean relu(1 - D(x)), mean relu(1 + D(G(z))): two scalars >= 0, to be added.
+
+    Logits of any shape; the two batches may differ in size.
+    """
     return F.relu(1 - real).mean(), F.relu(1 + fake).mean()
 
 
@@ -53,7 +56,8 @@ def gan_loss(name: str) -> GANLoss:
 def orthogonal_gradient(weight: Tensor, diagonal: bool = False) -> Tensor:
     """2 ((W W^T) * (1 - I)) W with W = weight as (out, rest): the gradient of half of ||W W^T * (1 - I)||_F^2.
 
-    The modified regulariser of Brock et al. 2018, section 3.1, which leaves the rows' norms free; `diagonal`: 2 (W W^T - I) W.
+    The modified regulariser of Brock et al. 2018, section 3.1, which leaves the rows' norms free.
+    `diagonal`: 2 (W W^T - I) W, which does not.
     """
     w = weight.detach().flatten(1)
     gram = w @ w.t()
@@ -65,10 +69,13 @@ def orthogonal_gradient(weight: Tensor, diagonal: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def add_orthogonal_gradient(network: nn.Module, strength: float, exclude: Collection[str] = (), diagonal: bool = False) -> None:
-    """Add strength * `orthogonal_gradient` to `.grad` of every raw weight with two or more dimensions; those without one are left out.
+def add_orthogonal_gradient(
+    network: nn.Module, strength: float, exclude: Collection[str] = (), diagonal: bool = False
+) -> None:
+    """Add strength * `orthogonal_gradient` to `.grad` of every raw weight with two or more dimensions.
 
-    Called once per update, behind the last backward. exclude: parameter names (a generator's "shared.weight").
+    Parameters without a gradient are left out. Called once per update, behind the last backward. exclude: parameter
+    names (a generator's "shared.weight").
     """
     for name, weight in network.named_parameters():
         if weight.ndim >= 2 and weight.grad is not None and name not in exclude:

@@ -77,7 +77,7 @@ def register(
         known = client.search_model_versions(f"name = '{name}' AND tags.`gankd.key` = '{key}'")
         own = {"gankd.key": key, "gankd.metric": metric, "gankd.mode": mode, "gankd.data": fingerprint}
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
-        version = known[0] if known else _new_version(client, name, network, example, folder, run_id, texts)
+        version = known[0] if known else _new_version(uri, client, name, network, example, folder, run_id, texts)
         alias = "champion" if _beats_champion(client, name, version, metrics[metric], texts) else "challenger"
         client.set_registered_model_alias(name, alias, version.version)
         aliases = client.get_registered_model(name).aliases
@@ -87,6 +87,7 @@ def register(
 
 
 def _new_version(
+    uri: str,
     client: Any,
     name: str,
     network: nn.Module,
@@ -115,7 +116,8 @@ def _new_version(
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    source = f"models:/{logged.model_id}"
+    # A server finds the model by its id; without one MLflow would look it up in the process-wide tracking store.
+    source = f"models:/{logged.model_id}" if uri.startswith(("http://", "https://")) else logged.artifact_location
     return client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
 
 
@@ -136,7 +138,7 @@ def export(network: nn.Module, example: tuple[Tensor, ...], path: Path, meta: An
         return TensorSpec(array.dtype, (-1, *array.shape[1:]), name)
 
     names = list(inspect.signature(network.forward).parameters)
-    specs = [spec(inputs[0])] if len(inputs) == 1 else [spec(value, name) for value, name in zip(inputs, names)]
+    specs: list[Any] = [spec(inputs[0])] if len(inputs) == 1 else [spec(*pair) for pair in zip(inputs, names)]
     arrays = inputs[0].numpy() if len(inputs) == 1 else inputs
     mlflow.pytorch.save_model(
         network,
@@ -185,7 +187,8 @@ def load(uri: str, model: str) -> Path:
         if wanted not in (aliases if "@" in reference else versions):
             known = [f"{name}@{alias}" for alias in aliases] + [f"{name}/{n}" for n in sorted(versions, key=int)]
             raise UserError(f"the registered model {name!r} has no {wanted!r}; it has {', '.join(known)}")
-        return Path(download_artifacts(f"models:/{reference}/network", tracking_uri=uri, registry_uri=uri))
+        place = client.get_model_version_download_uri(name, str(aliases.get(wanted, wanted)))
+        return Path(download_artifacts(f"{place}/network", tracking_uri=uri))
 
 
 def compare(uri: str, dataset: str) -> list[dict[str, Any]]:

@@ -135,10 +135,6 @@ class Pipeline:
         return Store(self.job.storage)
 
     @cached_property
-    def records(self) -> SweepRecords | None:
-        return SweepRecords(self.job.storage, self.job.sweep) if self.job.sweep else None
-
-    @cached_property
     def keys(self) -> dict[str, str]:
         fingerprint = self.job.fingerprint or load_data(self.config.data).fingerprint
         return stage_keys(self.method, self.config, fingerprint, self.job.salt)
@@ -227,19 +223,19 @@ class Pipeline:
         first = next((e for e in self.world.gather(error) if e is not None), None)
         if first is None:
             return
-        if isinstance(first, StageFailed) and self.records and self.world.rank == 0:
-            self.records.remember_failure(key, str(first))
+        if isinstance(first, StageFailed) and self.job.sweep and self.world.rank == 0:
+            self.store.remember_failure(self.job.sweep, key, str(first))
         raise first
 
     def _refuse_known_failure(self, key: str) -> None:
-        known = self.records.known_failure(key) if self.records and self.world.rank == 0 else None
+        known = self.store.known_failure(self.job.sweep, key) if self.job.sweep and self.world.rank == 0 else None
         if reason := self.world.from_leader(known):
             raise StageFailed(reason)
 
     def _open_events(self, stage: Stage) -> EventWriter | None:
-        if self.world.rank != 0 or not self.records:
+        if self.world.rank != 0 or not self.job.sweep:
             return None
-        events = EventWriter(self.records.events, f"{self.job.trial or 'prefix'}-{stage.name}")
+        events = EventWriter(SweepRecords(self.job.storage, self.job.sweep).events, f"{self.job.trial or 'prefix'}-{stage.name}")
         events.emit(
             "stage_start",
             key=self.keys[stage.name],

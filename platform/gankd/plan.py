@@ -147,7 +147,7 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
         storage=storage,
         tree=config.model_dump(mode="json"),
         fingerprint="",
-        dataset=config.data.name,
+        dataset="",
     )
     check_space(sweep.space, method, sweep.tree)
     if request.trials < 1:
@@ -157,7 +157,7 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     for stage in method.stages:
         if stage.check:
             named(stage.check)(stage.section or stage.name, stage.config(config), data)
-    return replace(sweep, fingerprint=data.fingerprint)
+    return replace(sweep, fingerprint=data.fingerprint, dataset=data.name)
 
 
 def resume(storage: str, name: str) -> Sweep:

@@ -2,7 +2,7 @@
 
     sweep.json             how it was asked for
     trials/<trial>.json    knobs, status, metrics, artifact keys of each trial
-    failed/<key>.json      artifacts that cannot be made, and why: fifty trials shall not find out fifty times
+    keys/, failed/         the artifacts it refers to, and those that cannot be made (see store.py)
     events/                what the tracker reads (see events.py)
 """
 
@@ -90,17 +90,8 @@ class SweepRecords:
 
     def trials(self) -> Iterator[TrialRecord]:
         """All trials that have started."""
-        for info in self._files.files(self._path("trials")):
+        for info in self._files.list(self._path("trials")):
             yield TrialRecord(**json.loads(self._files.read_bytes(info.name)))
-
-    def remember_failure(self, key: str, reason: str) -> None:
-        self._write({"reason": reason}, "failed", f"{key}.json")
-
-    def known_failure(self, key: str) -> str | None:
-        """Why the artifact `key` could not be made in this sweep, if that is known."""
-        if not self._files.exists(self._path("failed", f"{key}.json")):
-            return None
-        return str(self._read("failed", f"{key}.json")["reason"])
 
     def forget_failures(self) -> None:
         """Let everything be tried again: a resumed sweep may meet a mended world."""
@@ -113,5 +104,5 @@ class SweepRecords:
 def sweep_names(storage: str) -> list[str]:
     """Names of all sweeps under a storage root, sorted."""
     return sorted(
-        info.name.split("/")[1] for info in Storage.open(storage).files("sweeps") if info.name.endswith("/sweep.json")
+        info.name.split("/")[1] for info in Storage.open(storage).list("sweeps") if info.name.endswith("/sweep.json")
     )

@@ -6,7 +6,9 @@ it is written aside and renamed, in a bucket an object becomes visible when its 
 
 import errno
 import os
+import random
 import shutil
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -54,6 +56,7 @@ class Storage(ABC):
     """What the store and the leases need of a root."""
 
     lease_ttl_s: float          # seconds without a heartbeat after which a lease counts as dead
+    poll_s: float               # seconds between two looks at a lease, on average
     uri: str
 
     @staticmethod
@@ -70,6 +73,10 @@ class Storage(ABC):
         from gankd.bucket import Bucket  # needs pyarrow, which takes 0.3 s to import
 
         return Bucket(text)
+
+    def pause(self) -> None:
+        """Sleeps until the next look; at random, so that many waiters do not march in step."""
+        time.sleep(self.poll_s * random.uniform(0.67, 1.33))
 
     @abstractmethod
     def read_bytes(self, name: str) -> bytes:
@@ -125,6 +132,7 @@ class Folder(Storage):
     """A folder on a disk or on a network file system (rename and O_EXCL are atomic on both; no file locks are used)."""
 
     lease_ttl_s = 10.0
+    poll_s = 0.15
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.abspath(root.expanduser()))

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gankd.artifact import MANIFEST, Artifact, DamagedError, read_manifest, seal, sha256, verify, write_manifest
+from gankd.artifact import MANIFEST, Artifact, DamagedError, manifest_bytes, read_manifest, seal, sha256, verify
 from gankd.garbage import Entry, collect, published, references
 from gankd.lease import Lease
 from gankd.storage import Folder, Storage, explain_full_disk, sync_folder
@@ -76,6 +76,7 @@ class Store:
 
     def _manifest_bytes(self, key: str) -> bytes | None:
         """The manifest as stored; empty if a local folder lost its manifest, None if there is no artifact."""
+        # The folder first: one that is published between the two looks must not seem to lack its manifest.
         there = isinstance(self.storage, Folder) and self.storage.path(_artifact(key)).exists()
         try:
             return self.storage.read_bytes(f"{_artifact(key)}/{MANIFEST}")
@@ -118,12 +119,13 @@ class Store:
     def scratch(self, key: str) -> Path:
         """A fresh local folder for a stage's output, from where `publish` is a rename. `gc` removes what is left."""
         path = self.cache.scratch_path(_checked(key))
-        path.mkdir()
+        with explain_full_disk(path):
+            path.mkdir()
         return path
 
     @contextmanager
     def _aside(self) -> Iterator[Path]:
-        """A local folder for what is complete in a moment; unlike `scratch`, no lease protects it from `gc`, its age does."""
+        """A local folder for what is complete in a moment; its age protects it from `gc`, as a lease does `scratch`."""
         path = self.cache.scratch_path(".tmp")
         path.mkdir()
         try:
@@ -150,7 +152,7 @@ class Store:
 
     def _commit(self, key: str, folder: Path, manifest: dict[str, Any]) -> Artifact | None:
         """Makes a complete folder the artifact of `key`; None if there is one already."""
-        raw = write_manifest(manifest)
+        raw = manifest_bytes(manifest)
         if isinstance(self.storage, Folder):
             (folder / MANIFEST).write_bytes(raw)
             _sync_tree(folder)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
@@ -27,6 +28,7 @@ from gankd.method import flatten
 from gankd.pipeline import Pipeline, run
 from gankd.plan import Resources, Sweep, trial_name
 from gankd.records import TrialRecord
+from gankd.scoring import known_scores, make_scores, score_keys
 from gankd.store import Store
 
 
@@ -178,3 +180,16 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], trial_run: Any) -> None:
         events.close()
     last = {"step": max(1, sweep.horizon())}
     tune.report({sweep.space.metric: record.metrics.get(sweep.space.metric, math.nan), **last})
+
+
+def test_scores(sweep: Sweep, record: TrialRecord) -> dict[str, float]:
+    """The chosen trial's scores on the test part, measured on the cluster unless the store has them."""
+    job = sweep.job(record.knobs, record.trial)
+    scores = known_scores(job, record.keys)
+    if scores is None:
+        need = sweep.request.resources(1)
+        task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(make_scores)
+        scores = ray.get(task.remote(job, record.keys))
+    Store(sweep.storage).refer(sweep.name, "test", score_keys(job, record.keys))
+    found: dict[str, float] = scores
+    return found

@@ -222,13 +222,14 @@ class Tracker:
     def _stage_found(self, key: str, manifest: Mapping[str, Any]) -> None:
         from gankd.method import flatten
 
-        if self.runs.find_stage(key):
+        if self.runs.has_ended_stage(key):
             return
         stage, created = manifest["stage"], int(manifest.get("created", time.time()) * 1000)
         tags = {f"gankd.key.{name}": value for name, value in manifest.get("inputs", {}).items()}
         run = self.runs.begin(self.runs.stage_run(key, stage), created, flatten(manifest["config"]), tags)
         values = {f"{stage}/{name}": value for name, value in manifest["metrics"].items()}
-        self.runs.metrics(run, values, created, 0)
+        self.runs.metrics(run, values, created, self.runs.last_step(run))
+        self.runs.flush()
         self.runs.end(run, "FINISHED", created + int(1000 * manifest.get("seconds", 0)))
 
 

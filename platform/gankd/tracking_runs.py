@@ -63,9 +63,10 @@ class Runs:
         tags = {"mlflow.parentRunId": self.sweep_run({})}
         return self._find("stage", key) or self._make("stage", key, f"{stage} {key[:8]}".strip(), tags)
 
-    def find_stage(self, key: str) -> str | None:
-        """Id of the run of an artifact, if it has one."""
-        return self._find("stage", key)
+    def has_ended_stage(self, key: str) -> bool:
+        """Whether the artifact has a run, and that run has ended."""
+        run = self._find("stage", key)
+        return run is not None and self._ended[run] > 0
 
     def _find(self, kind: str, name: str) -> str | None:
         if (kind, name) not in self._ids:

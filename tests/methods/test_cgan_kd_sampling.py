@@ -127,7 +127,7 @@ def test_reference_loop_over_recorded_batches(monkeypatch: pytest.MonkeyPatch) -
         (lambda images: torch.zeros(len(images)), r"ratio of class 3 is 0 .*50 draws, 0 accepted"),
         (
             lambda images: torch.full((len(images),), torch.nan),
-            r"ratio of class 3 is not a finite .*50 draws, 0 accepted",
+            r"class 3 is not a finite .*50 draws, 0 accepted",
         ),
         (lambda images: torch.full((len(images),), torch.inf), r"class 3 is not a finite"),
     ],

@@ -10,7 +10,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def fixture(name: str, group: str = "") -> dict[str, Tensor]:
-    """The arrays of `<name>.npz`, as tensors; with `group`, only those below "<group>/", under the rest of their names."""
+    """The arrays of `<name>.npz`; with `group`, only those below "<group>/", under the rest of their names."""
     with np.load(FIXTURES / f"{name}.npz", allow_pickle=False) as arrays:
         prefix = f"{group}/" if group else ""
         return {k.removeprefix(prefix): torch.from_numpy(arrays[k]) for k in arrays.files if k.startswith(prefix)}

@@ -37,7 +37,8 @@ def flip_some(images: Tensor, flips: Tensor) -> Tensor:
 def crop_padded(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
     """Cut H x W out of the images (B, C, H, W) after padding them with zeros.
 
-    `offsets` (2, B) are row and column of the cut in the padded image, 0..2 padding. As torchvision's RandomCrop(H, padding) before normalisation: the border is black.
+    `offsets` (2, B) are row and column of the cut in the padded image, 0..2 padding. As torchvision's RandomCrop(H,
+    padding) before normalisation: the border is black.
     """
     height, width = images.shape[-2:]
     padded = F.pad(images, (padding,) * 4)

@@ -30,6 +30,8 @@ def read_folder(root: Path, size: int | None, channels: int | None) -> Source:
     folders = {part: next((root / n for n in names if (root / n).is_dir()), None) for part, names in PARTS.items()}
     present = {part: folder for part, folder in folders.items() if folder is not None}
     if "train" not in present:
+        if present and all(entry in present.values() for entry in _class_folders(root)):
+            raise UserError(f"{root} holds {', '.join(sorted(f.name for f in present.values()))} but no train folder")
         present = {"train": root}
     class_names = tuple(folder.name for folder in _class_folders(present["train"]))
     if len(class_names) < 2:

@@ -46,7 +46,9 @@ def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
 
     link = file.get(key, getlink=True)
     if not isinstance(link, h5py.HardLink):
-        raise UserError(f"{path}: {key!r} is a {type(link).__name__}, only data inside the file is read: copy it in")
+        raise UserError(
+            f"{path}: {key!r} is an HDF5 {type(link).__name__}, only data inside the file is read: copy it in"
+        )
     dataset = file[key]
     if not isinstance(dataset, h5py.Dataset):
         raise UserError(f"{path}: {key!r} is a {type(dataset).__name__}, not a dataset")

@@ -19,9 +19,10 @@ def read_npz(path: Path) -> Source:
     if path.is_dir():
         raise UserError(f"data.path {path} is a folder; data.name=npz reads one .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} holds one array; data.name=npz needs images and labels in one .npz file")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} holds one array; data.name=npz needs images and labels in one .npz file")
+        with opened as file:
             pairs = find_pairs(set(file.files), str(path))
             arrays = {part: (file[images], file[labels]) for part, (images, labels) in pairs.items()}
             names = tuple(map(str, file["class_names"].ravel())) if "class_names" in file.files else ()

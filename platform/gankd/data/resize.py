@@ -28,8 +28,9 @@ def resize_image(image: Image.Image, size: int) -> Image.Image:
     """A square picture at `size` x `size`: area mean if it shrinks by a whole factor, else antialiased bicubic."""
     from PIL import Image
 
-    shrinks = image.width % size == 0
-    return image.resize((size, size), Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC)
+    if image.width % size == 0:
+        return image.reduce(image.width // size)
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def each_picture(images: np.ndarray, change: Callable[[int, Image.Image], Image.Image]) -> np.ndarray:

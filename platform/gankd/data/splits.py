@@ -6,7 +6,7 @@ import numpy as np
 
 
 def _ranks(classes: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each image: a random place within its class (from 0), the size of the class, a random priority to break ties."""
+    """Of each image: a random place within its class (from 0), the size of the class, a random priority for ties."""
     rng = np.random.Generator(np.random.PCG64(seed))
     order = rng.permutation(len(classes))
     _, code, counts = np.unique(classes, return_inverse=True, return_counts=True)

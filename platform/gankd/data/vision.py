@@ -43,7 +43,7 @@ def read_vision(name: str, path: str | None, download: bool) -> Source:
         if name in _MNIST:
             return _read_mnist(name, root, download)
         return _read_torchvision(name, root, download)
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (URLError, TimeoutError, ConnectionError, RuntimeError) as error:
         raise UserError(f"cannot download {name}: {error}; fetch it on a connected machine and set data.path") from None
 
 
@@ -98,7 +98,7 @@ def _read_torchvision(name: str, root: Path, download: bool) -> Source:
     kind = {"svhn": datasets.SVHN, "stl10": datasets.STL10}[name]
     try:
         sets = {split: kind(str(root), split=split, download=download) for split in ("train", "test")}
-    except (RuntimeError, FileNotFoundError):
+    except (RuntimeError, FileNotFoundError):  # "not found or corrupted"
         wanted = {"svhn": "train_32x32.mat and test_32x32.mat", "stl10": "stl10_binary/"}[name]
         raise _missing(name, root, wanted) from None
     parts = {

@@ -12,7 +12,7 @@ Condition = Callable[[int], nn.Module]  # number of channels -> module that maps
 
 
 class BatchStatistics(nn.Module):
-    """Running mean and variance (momentum 0.1, variance unbiased); normalisation uses the batch's biased variance in training."""
+    """Running mean and variance (momentum 0.1, variance unbiased); training normalises by the biased variance."""
 
     stored_mean: Tensor
     stored_var: Tensor
@@ -40,7 +40,7 @@ class BatchNorm(BatchStatistics):
 
 
 class ConditionalBatchNorm(BatchStatistics):
-    """BN(x) * (1 + gain(c)) + bias(c), gain and bias vectors (N, C) made from the condition c (labels or embeddings)."""
+    """BN(x) * (1 + gain(c)) + bias(c), where c (labels or embeddings) gives gain and bias vectors (N, C)."""
 
     def __init__(self, channels: int, condition: Condition, eps: float = 1e-5) -> None:
         super().__init__(channels, eps)
@@ -57,10 +57,11 @@ class ConditionalBatchNorm(BatchStatistics):
 
 @torch.no_grad()
 def standing_statistics(generator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Replace every stored mean and variance by the average, over `batches` of (z, labels), of the batch's mean and biased variance.
+    """Replace stored means and variances by averages, over `batches` of (z, labels), of the batch's (variance: biased).
 
-    The forwards run in training mode (each is a power step of the spectral norms); the mode is put back. Brock et al. 2018, section
-    3.1: sample with statistics that fit the latents in use (e.g. truncated ones). Variance between batch means is left out.
+    The forwards run in training mode (each is a power step of the spectral norms); the mode is put back. Brock et al.
+    2018, section 3.1: sample with statistics that fit the latents in use (e.g. truncated ones). Variance between batch
+    means is left out.
     """
     layers = [m for m in generator.modules() if isinstance(m, BatchStatistics)]
     sums = {m: [torch.zeros_like(m.stored_mean), torch.zeros_like(m.stored_var)] for m in layers}

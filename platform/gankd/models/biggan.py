@@ -5,7 +5,8 @@ State-dict names are those of the public PyTorch release, so its checkpoints loa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from gankd.models.biggan_blocks import (
     DiscriminatorBlock,
     GeneratorBlock,
     SelfAttention,
+    Stage,
     check_attention,
     condition_layer,
     embed_labels,
@@ -45,9 +47,11 @@ DISCRIMINATOR_CHANNELS: dict[int, tuple[tuple[int, ...], int]] = {
 }
 
 
-def check_image_size(image_size: int, known: dict[int, object]) -> None:
+def check_image_size(image_size: int, known: Iterable[int]) -> None:
     if image_size not in known:
-        raise UserError(f"image_size {image_size} has no BigGAN of this kind: choose one of {', '.join(map(str, known))}.")
+        raise UserError(
+            f"image_size {image_size} has no BigGAN of this kind: choose one of {', '.join(map(str, known))}."
+        )
 
 
 class Generator(nn.Module):
@@ -57,15 +61,16 @@ class Generator(nn.Module):
         image_size: 8, 16, 32, 64, 128 or 256. classes: number of labels. width: the channel unit ("ch").
         dim_z: latent width; hierarchical mode rounds it down to a multiple of (blocks + 1): read the attribute.
         shared_dim: width of the class embedding that all layers share; 0 gives every conditional BN tables of its own.
-        hierarchical: the first part of z feeds the stem, part i + 1 joins the embedding for block i (needs shared_dim > 0).
+        hierarchical: the first part of z feeds the stem, part i + 1 joins the embedding for block i; needs shared_dim.
         attention: sizes of the maps (px) behind which self-attention stands.
         sn_eps, bn_eps: smallest norm in spectral normalisation; added to the variance in the conditional BNs.
         init: "N02", "ortho", "xavier" or "default" (see `initialise`).
     """
 
     def __init__(
-        self, image_size: int, classes: int, image_channels: int = 3, width: int = 64, dim_z: int = 128, shared_dim: int = 0,
-        hierarchical: bool = False, attention: Sequence[int] = (), sn_eps: float = 1e-8, bn_eps: float = 1e-5, init: str = "N02",
+        self, image_size: int, classes: int, image_channels: int = 3, width: int = 64, dim_z: int = 128,
+        shared_dim: int = 0, hierarchical: bool = False, attention: Sequence[int] = (),
+        sn_eps: float = 1e-8, bn_eps: float = 1e-5, init: str = "N02",
     ) -> None:  # fmt: skip
         super().__init__()
         check_image_size(image_size, GENERATOR_CHANNELS)
@@ -85,10 +90,8 @@ class Generator(nn.Module):
         condition = condition_layer(classes, shared_dim + (self.chunk if hierarchical else 0), sn_eps)
         self.blocks = nn.ModuleList()
         for size, inputs, outputs in zip(sizes, channels, channels[1:]):
-            block = nn.ModuleList([GeneratorBlock(inputs, outputs, condition, sn_eps, bn_eps)])
-            if size in attention:
-                block.append(SelfAttention(outputs, sn_eps))
-            self.blocks.append(block)
+            attend = [SelfAttention(outputs, sn_eps)] if size in attention else []
+            self.blocks.append(Stage([GeneratorBlock(inputs, outputs, condition, sn_eps, bn_eps), *attend]))
         last = SNConv2d(channels[-1], image_channels, 3, padding=1, eps=sn_eps)
         self.output_layer = nn.Sequential(BatchNorm(channels[-1]), nn.ReLU(), last)
         initialise(self, init)
@@ -100,19 +103,17 @@ class Generator(nn.Module):
         if self.hierarchical:
             z, *chunks = z.split(self.chunk, dim=1)
             conditions = [torch.cat([embedding, chunk], 1) for chunk in chunks]
-        h = first_map(self.linear(z), like=self.blocks[0][0].conv2)
-        for (block, *attention), condition in zip(self.blocks, conditions):
+        h = first_map(self.linear(z), like=self.output_layer[-1])
+        for block, condition in zip(self.blocks, conditions):
             h = block(h, condition)
-            for layer in attention:
-                h = layer(h)
         return torch.tanh(self.output_layer(h).to(z.dtype))
 
 
 class Discriminator(nn.Module):
-    """Images (N, image_channels, S, S) and labels (N,) to logits (N, 1): a linear map of the features plus a class projection.
+    """Images (N, image_channels, S, S), labels (N,) to logits (N, 1): linear in the features, plus a class projection.
 
-    Args as for `Generator`; wide: hidden width of a block is its output's (BigGAN) and not its input's (SN-GAN). attention counts
-    the true sizes of the maps (32 px: 16, 8, 8, 8), and stands behind the first block whose output has that size.
+    Args as for `Generator`; wide: hidden width of a block is its output's (BigGAN) and not its input's (SN-GAN).
+    attention counts the true sizes of the maps (32 px: 16, 8, 8, 8), and stands behind the first block of that size.
     """
 
     def __init__(
@@ -131,11 +132,10 @@ class Discriminator(nn.Module):
         check_attention(tuple(attention), first_channels)
 
         self.blocks = nn.ModuleList()
-        for i, (inputs, outputs) in enumerate(zip(channels, channels[1:])):
-            block = nn.ModuleList([DiscriminatorBlock(inputs, outputs, i < halvings, i == 0, wide, sn_eps)])
-            if sizes[i] in attention and sizes[i] not in sizes[:i]:
-                block.append(SelfAttention(outputs, sn_eps))
-            self.blocks.append(block)
+        for i, (inputs, outputs) in enumerate(pairwise(channels)):
+            attend = [SelfAttention(outputs, sn_eps)] if sizes[i] in attention and sizes[i] not in sizes[:i] else []
+            block = DiscriminatorBlock(inputs, outputs, i < halvings, i == 0, wide, sn_eps)
+            self.blocks.append(nn.Sequential(block, *attend))
         self.linear = SNLinear(channels[-1], 1, eps=sn_eps)
         self.embed = SNEmbedding(classes, channels[-1], eps=sn_eps)
         initialise(self, init)
@@ -144,8 +144,7 @@ class Discriminator(nn.Module):
         """(N, C): the last map, rectified and summed over its positions, in the parameters' precision."""
         h = images
         for block in self.blocks:
-            for layer in block:
-                h = layer(h)
+            h = block(h)
         return F.relu(h).sum((2, 3), dtype=self.linear.weight.dtype)
 
     def classify(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,10 @@ BOTTOM = 4  # height and width of the generator's first map
 
 
 class SelfAttention(nn.Module):
-    """x + gamma * o(g softmax(theta^T phi)), keys and values max-pooled by 2, no scaling (Zhang et al. 2018). Needs C >= 8, even H, W."""
+    """x + gamma * o(g softmax(theta^T phi)), keys and values max-pooled by 2, no scaling (Zhang et al. 2018).
+
+    Needs 8 or more channels, and even H and W.
+    """
 
     def __init__(self, channels: int, sn_eps: float = 1e-8) -> None:
         super().__init__()
@@ -40,9 +43,14 @@ class SelfAttention(nn.Module):
 
 
 class GeneratorBlock(nn.Module):
-    """(N, in, H, W), condition to (N, out, 2H, 2W): two 3x3 convolutions behind conditional BN and ReLU, a 1x1 shortcut, up by nearest."""
+    """(N, in, H, W) and a condition to (N, out, 2H, 2W), up by nearest.
 
-    def __init__(self, inputs: int, outputs: int, condition: Condition, sn_eps: float = 1e-8, bn_eps: float = 1e-5) -> None:
+    Two 3x3 convolutions, either behind conditional BN and ReLU, and a 1x1 shortcut.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, condition: Condition, sn_eps: float = 1e-8, bn_eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.conv1 = SNConv2d(inputs, outputs, 3, padding=1, eps=sn_eps)
         self.conv2 = SNConv2d(outputs, outputs, 3, padding=1, eps=sn_eps)
@@ -80,32 +88,45 @@ class DiscriminatorBlock(nn.Module):
         return h + (self.conv_sc.pooled(x) if self.down else self.conv_sc(x))
 
 
+class Stage(nn.ModuleList):
+    """A conditional block, and what may follow it (attention), which needs no condition."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        for i, layer in enumerate(self):
+            x = layer(x) if i else layer(x, c)
+        return x
+
+
 def condition_layer(classes: int, width: int, sn_eps: float) -> Condition:
-    """What makes a conditional BN's gain or bias: an SN linear map of an embedding of `width`, or (0) a table by label."""
+    """What makes a conditional BN's gain or bias: an SN linear map of a vector of `width`, or (0) a table by label."""
     if width:
         return lambda channels: SNLinear(width, channels, bias=False, eps=sn_eps)
     return lambda channels: nn.Embedding(classes, channels)
 
 
 def check_attention(attention: tuple[int, ...], channels: dict[int, int]) -> None:
-    """UserError unless every size in `attention` is a map size in `channels` (size -> channels), with 8 channels or more."""
+    """UserError unless every size in `attention` is that of a map in `channels` (size -> channels), with 8 or more."""
     for size in attention:
         if channels.get(size, 0) < 8 or size % 2:
             allowed = ", ".join(str(s) for s, c in channels.items() if c >= 8 and s % 2 == 0) or "none"
-            raise UserError(f"attention at {size} px is not possible here: choose from map sizes {allowed}, or leave it empty.")
+            raise UserError(
+                f"attention at {size} px is not possible here: choose from map sizes {allowed}, or leave it empty."
+            )
 
 
 def embed_labels(shared: nn.Embedding | None, labels: Tensor) -> Tensor:
-    """Labels (N,) of integers looked up in the shared table; floats (N, shared_dim) are embeddings already, e.g. interpolated ones."""
+    """Integer labels (N,) looked up in the shared table; floats (N, shared_dim) are embeddings already."""
     if shared is None:
         if labels.is_floating_point():
-            raise UserError("this generator has one table per layer (shared_dim = 0): pass integer labels, not embeddings.")
+            raise UserError(
+                "this generator has one table per layer (shared_dim = 0): pass integer labels, not embeddings."
+            )
         return labels
     return labels if labels.is_floating_point() else shared(labels)
 
 
-def first_map(h: Tensor, like: SNConv2d) -> Tensor:
-    """(N, C * 16) to (N, C, 4, 4), in the memory format of the layer `like`, which the rest of the network then keeps."""
+def first_map(h: Tensor, like: nn.Module) -> Tensor:
+    """(N, C * 16) to (N, C, 4, 4) in the memory format of the layer `like`; the rest of the network keeps it."""
     h = h.reshape(h.shape[0], -1, BOTTOM, BOTTOM)
     channels_last = like.weight.is_contiguous(memory_format=torch.channels_last)
     return h.contiguous(memory_format=torch.channels_last) if channels_last else h

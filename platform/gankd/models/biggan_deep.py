@@ -1,4 +1,4 @@
-"""BigGAN-deep (Brock, Donahue, Simonyan 2018, appendix B): bottleneck blocks, two per size, shortcuts that drop or add channels.
+"""BigGAN-deep (Brock, Donahue, Simonyan 2018, appendix B): bottleneck blocks, shortcuts that drop or add channels.
 
 The class embedding is concatenated with the whole z; that condition feeds the stem and every conditional BN.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,19 @@ from torch import Tensor, nn
 
 from gankd.models.batch_norm import BatchNorm, Condition, ConditionalBatchNorm
 from gankd.models.biggan import GENERATOR_CHANNELS, check_image_size
-from gankd.models.biggan_blocks import BOTTOM, SelfAttention, check_attention, condition_layer, embed_labels, first_map
+from gankd.models.biggan_blocks import (
+    BOTTOM,
+    SelfAttention,
+    Stage,
+    check_attention,
+    condition_layer,
+    embed_labels,
+    first_map,
+)
 from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear, initialise
 
 RATIO = 4  # a block's channels over those of its 3x3 convolutions
-# Channels in units of the width, from the first convolution to the last stage, and how many stages, from the first, halve the size.
+# Channels in units of the width, from the first convolution to the last stage; how many stages, from the first, halve.
 DISCRIMINATOR_CHANNELS: dict[int, tuple[tuple[int, ...], int]] = {
     32: ((4, 4, 4, 4, 4), 2),
     64: ((1, 2, 4, 8, 16), 4),
@@ -29,7 +38,10 @@ GENERATOR_SIZES = {size: GENERATOR_CHANNELS[size] for size in DISCRIMINATOR_CHAN
 
 
 class GeneratorBlock(nn.Module):
-    """(N, in, H, W), condition to (N, out, H, W), doubled in size if `up`; out <= in, the shortcut keeps the first `out` channels."""
+    """(N, in, H, W) and a condition to (N, out, H, W), doubled in size if `up`.
+
+    out <= in: the shortcut keeps the first `out` channels.
+    """
 
     def __init__(self, inputs: int, outputs: int, up: bool, condition: Condition, sn_eps: float, bn_eps: float) -> None:
         super().__init__()
@@ -51,7 +63,10 @@ class GeneratorBlock(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """(N, in, H, W) to (N, out, H, W), halved in size if `down`; the shortcut keeps x and adds out - in channels by a 1x1 convolution."""
+    """(N, in, H, W) to (N, out, H, W), halved in size if `down`.
+
+    out >= in: the shortcut keeps x, and a 1x1 convolution adds the channels that it lacks.
+    """
 
     def __init__(self, inputs: int, outputs: int, down: bool, sn_eps: float) -> None:
         super().__init__()
@@ -83,8 +98,9 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, image_size: int, classes: int, image_channels: int = 3, width: int = 128, dim_z: int = 128, shared_dim: int = 128,
-        attention: Sequence[int] = (), depth: int = 2, sn_eps: float = 1e-6, bn_eps: float = 1e-5, init: str = "ortho",
+        self, image_size: int, classes: int, image_channels: int = 3, width: int = 128, dim_z: int = 128,
+        shared_dim: int = 128, attention: Sequence[int] = (), depth: int = 2,
+        sn_eps: float = 1e-6, bn_eps: float = 1e-5, init: str = "ortho",
     ) -> None:  # fmt: skip
         super().__init__()
         check_image_size(image_size, GENERATOR_SIZES)
@@ -101,10 +117,9 @@ class Generator(nn.Module):
             widths = [inputs] * depth + [outputs]
             for i in range(depth):
                 up = i == depth - 1
-                block = nn.ModuleList([GeneratorBlock(widths[i], widths[i + 1], up, condition, sn_eps, bn_eps)])
-                if up and size in attention:
-                    block.append(SelfAttention(outputs, sn_eps))
-                self.blocks.append(block)
+                attend = [SelfAttention(outputs, sn_eps)] if up and size in attention else []
+                block = GeneratorBlock(widths[i], widths[i + 1], up, condition, sn_eps, bn_eps)
+                self.blocks.append(Stage([block, *attend]))
         last = SNConv2d(channels[-1], image_channels, 3, padding=1, eps=sn_eps)
         self.output_layer = nn.Sequential(BatchNorm(channels[-1]), nn.ReLU(), last)
         initialise(self, init)
@@ -112,23 +127,22 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """labels: integers (N,), or class embeddings (N, shared_dim)."""
         condition = torch.cat([embed_labels(self.shared, labels), z], 1)
-        h = first_map(self.linear(condition), like=self.blocks[0][0].conv3)
-        for block, *attention in self.blocks:
+        h = first_map(self.linear(condition), like=self.output_layer[-1])
+        for block in self.blocks:
             h = block(h, condition)
-            for layer in attention:
-                h = layer(h)
         return torch.tanh(self.output_layer(h).to(z.dtype))
 
 
 class Discriminator(nn.Module):
-    """Images (N, image_channels, S, S) and labels (N,) to logits (N, 1); per size `depth` blocks, the first of which halves the size.
+    """Images (N, image_channels, S, S) and labels (N,) to logits (N, 1).
 
-    Args as for `Generator`; attention stands behind the first stage whose maps have the size named.
+    A stage has `depth` blocks, the first of which halves the size. Args as for `Generator`; attention stands behind the
+    first stage whose maps have the size named.
     """
 
     def __init__(
-        self, image_size: int, classes: int, image_channels: int = 3, width: int = 128, attention: Sequence[int] = (),
-        depth: int = 2, sn_eps: float = 1e-6, init: str = "ortho",
+        self, image_size: int, classes: int, image_channels: int = 3, width: int = 128,
+        attention: Sequence[int] = (), depth: int = 2, sn_eps: float = 1e-6, init: str = "ortho",
     ) -> None:  # fmt: skip
         super().__init__()
         check_image_size(image_size, DISCRIMINATOR_CHANNELS)
@@ -140,10 +154,9 @@ class Discriminator(nn.Module):
 
         self.input_conv = SNConv2d(image_channels, channels[0], 3, padding=1, eps=sn_eps)
         self.blocks = nn.ModuleList()
-        for i, (inputs, outputs) in enumerate(zip(channels, channels[1:])):
-            stage = nn.ModuleList(
-                DiscriminatorBlock(inputs if j == 0 else outputs, outputs, i < halvings and j == 0, sn_eps) for j in range(depth)
-            )
+        for i, (inputs, outputs) in enumerate(pairwise(channels)):
+            stage = nn.Sequential(DiscriminatorBlock(inputs, outputs, i < halvings, sn_eps))
+            stage.extend(DiscriminatorBlock(outputs, outputs, False, sn_eps) for _ in range(depth - 1))
             if sizes[i] in attention and sizes[i] not in sizes[:i]:
                 stage.append(SelfAttention(outputs, sn_eps))
             self.blocks.append(stage)
@@ -155,8 +168,7 @@ class Discriminator(nn.Module):
         """(N, C): the last map, rectified and summed over its positions, in the parameters' precision."""
         h = self.input_conv(images)
         for stage in self.blocks:
-            for layer in stage:
-                h = layer(h)
+            h = stage(h)
         return F.relu(h).sum((2, 3), dtype=self.linear.weight.dtype)
 
     def classify(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Public BigGAN-PyTorch checkpoints (flat state dicts, G.pth, G_ema.pth, D.pth) as our networks; the architecture is read off the shapes."""
+"""Public BigGAN-PyTorch checkpoints (flat state dicts: G.pth, G_ema.pth, D.pth) as our networks.
+
+The architecture is read off the shapes.
+"""
 
 from __future__ import annotations
 
@@ -81,14 +84,18 @@ def import_discriminator(state: Mapping[str, Tensor], sn_eps: float = 1e-8) -> n
 
 def shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     if name not in state:
-        raise UserError(f"this is no BigGAN checkpoint: it has no entry {name}; give a flat state dict such as G_ema.pth or D.pth.")
+        raise UserError(
+            f"this is no BigGAN checkpoint: it has no entry {name}; give a flat state dict such as G_ema.pth or D.pth."
+        )
     return tuple(state[name].shape)
 
 
 def size_by_blocks(state: Mapping[str, Tensor], sizes: Mapping[int, int]) -> int:
     blocks = len({m[1] for name in state if (m := re.match(r"blocks\.(\d+)\.", name))})
     if blocks not in sizes:
-        raise UserError(f"a checkpoint with {blocks} blocks fits no BigGAN of ours: known are {', '.join(map(str, sizes))} blocks.")
+        raise UserError(
+            f"a checkpoint with {blocks} blocks fits no BigGAN of ours: known are {', '.join(map(str, sizes))} blocks."
+        )
     return sizes[blocks]
 
 

@@ -39,7 +39,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(Classifier):
-    """A stem of 2 x growth channels (BN on large images), dense stages of `blocks[i]` layers with transitions between."""
+    """A stem of 2 x growth channels (BN on large images), dense stages of `blocks[i]` layers and transitions."""
 
     def __init__(
         self, blocks: tuple[int, ...], growth: int, classes: int, image_channels: int = 3, image_size: int = 32

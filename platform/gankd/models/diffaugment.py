@@ -1,7 +1,8 @@
 """Differentiable augmentation of real and fake images before a discriminator (Zhao et al. 2020, "DiffAugment").
 
-Drawing is apart from applying: all workers draw for the global batch from one generator and take their rows, and a test can
-bring draws of its own. Every operation acts on every image, with draws of its own per image, in the order of the policy:
+Drawing is apart from applying: all workers draw for the global batch from one generator and take their rows, and a test
+can bring draws of its own. Every operation acts on every image, with draws of its own per image, in the order of the
+policy:
 
     brightness  x + (u - 1/2)                    u ~ U[0, 1)
     saturation  (x - m) * 2u + m                 m = mean over the channels of a pixel (identity for one channel)
@@ -24,7 +25,9 @@ CUTOUT_RATIO = 1 / 2
 COLOR = ("brightness", "saturation", "contrast")
 POLICIES = ("color", "translation", "cutout")
 
-Draws = dict[str, Tensor]  # operation -> (n,) uniforms, or (n, 2) integers by row and column; in the order of application
+Draws = dict[
+    str, Tensor
+]  # operation -> (n,) uniforms, or (n, 2) integers by row and column; in the order of application
 
 
 def draw(n: int, height: int, width: int, policy: Sequence[str], generator: torch.Generator) -> Draws:
@@ -32,7 +35,9 @@ def draw(n: int, height: int, width: int, policy: Sequence[str], generator: torc
     draws: Draws = {}
 
     def integers(*ranges: tuple[int, int]) -> Tensor:
-        columns = [torch.randint(low, high + 1, (n,), generator=generator, device=generator.device) for low, high in ranges]
+        columns = [
+            torch.randint(low, high + 1, (n,), generator=generator, device=generator.device) for low, high in ranges
+        ]
         return torch.stack(columns, 1)
 
     for name in policy:

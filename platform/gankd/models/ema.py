@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 
 class ExponentialMovingAverage:
-    """A copy of `source` that follows it: average <- decay * average + (1 - decay) * source, for every float entry of the state dict.
+    """A copy of `source` that follows it: average <- decay * average + (1 - decay) * source.
 
-    That includes running statistics and power-iteration vectors; entries of other types are copied. Before iteration `start` the
-    copy equals the source. (The public BigGAN code's rule; Brock et al. 2018 use decay 0.9999.)
+    This goes for every float entry of the state dict, which includes running statistics and power-iteration vectors;
+    entries of other types are copied. Before iteration `start` the copy equals the source. (The public BigGAN code's
+    rule; Brock et al. 2018 use decay 0.9999.)
 
     Attributes:
         average: the copy, in eval mode, without gradients.

@@ -1,12 +1,14 @@
-"""Layers whose weight is divided by a running estimate of its largest singular value (Miyato et al. 2018, one power step a forward).
+"""Layers whose weight is divided by a running estimate of its largest singular value (Miyato et al. 2018).
 
-One step of the power iteration on the weight as a matrix M (out, rest), with n(a) = a / max(||a||, eps):
+One forward makes one step of the power iteration on the weight as a matrix M (out, rest), with n(a) = a / max(||a||,
+eps):
 
     v = n(u M),   u' = n(v M^T),   sigma = v M^T u'^T = ||M v||,   layer uses W / sigma
 
-v and u' are constants for autograd, sigma is differentiable in M. In training mode u becomes u'; in eval mode the very same step is
-computed and u is left alone, so the first training forward and an eval forward from one state agree. u starts standard
-normal and not normalised. torch's own `spectral_norm` parametrisation follows another rule (half a step behind), hence this module.
+v and u' are constants for autograd, sigma is differentiable in M. In training mode u becomes u'; in eval mode the very
+same step is computed and u is left alone, so the first training forward and an eval forward from one state agree. u
+starts standard normal and not normalised. torch's own `spectral_norm` parametrisation follows another rule (half a step
+behind), hence this module.
 
 u and sigma are computed in the weight's own precision, also under autocast.
 """
@@ -23,19 +25,18 @@ from gankd.errors import UserError
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """`weight` as (out, rest). The order of the columns does not matter to sigma, so this is a view in channels_last too."""
+    """`weight` as (out, rest): a view in channels_last too, as the order of the columns does not matter to sigma."""
     if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
         return weight.movedim(1, -1).flatten(1)
     return weight.flatten(1)
 
 
-def power_iteration(matrix: Tensor, u: Tensor, eps: float, steps: int = 1) -> tuple[Tensor, Tensor]:
-    """sigma (scalar, differentiable in `matrix`) and the new u (1, out) after `steps` power steps from u (1, out)."""
-    for _ in range(steps):
-        with torch.no_grad():
-            v = F.normalize(u @ matrix, eps=eps)
-        image = v @ matrix.t()
-        u = F.normalize(image.detach(), eps=eps)
+def power_step(matrix: Tensor, u: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """sigma (scalar, differentiable in `matrix`) and u' (1, out), from `matrix` (out, rest) and u (1, out)."""
+    with torch.no_grad():
+        v = F.normalize(u @ matrix, eps=eps)
+    image = v @ matrix.t()
+    u = F.normalize(image.detach(), eps=eps)
     return (image * u).sum(), u
 
 
@@ -45,31 +46,33 @@ class SpectralNorm(nn.Module):
     weight: Tensor
     u0: Tensor
 
-    def _start_spectral_norm(self, eps: float, power_steps: int) -> None:
-        self.eps, self.power_steps = eps, power_steps
+    def start_spectral_norm(self, eps: float) -> None:
+        self.eps = eps
         self.register_buffer("u0", torch.randn(1, self.weight.shape[0], device=self.weight.device))
 
     def normalised_weight(self) -> Tensor:
         """W / sigma; every call is one power step, stored in training mode only."""
         with torch.autocast(self.weight.device.type, enabled=False):
-            sigma, u = power_iteration(as_matrix(self.weight), self.u0, self.eps, self.power_steps)
+            sigma, u = power_step(as_matrix(self.weight), self.u0, self.eps)
             if self.training:
                 # A new tensor, not an in-place write: two forwards may precede one backward.
                 self.u0 = u
-            return self.weight / sigma
+            # Times the reciprocal: the backward pass of a division by a tensor reads the weight five times more.
+            return self.weight * sigma.reciprocal()
 
 
 class SNConv2d(SpectralNorm, nn.Conv2d):
-    """Convolution. `upsampled` and `pooled` fuse it with a neighbouring change of resolution by 2 (3x3 with padding 1, or 1x1).
+    """Convolution. `upsampled` and `pooled` fuse it with a neighbouring change of resolution by 2.
 
-    Both are exact rearrangements: nearest upsampling before a 3x3 convolution repeats inputs, so taps that meet the same input are
-    added beforehand (4 taps an output in place of 9), and averaging 2x2 outputs of one is a 4x4 convolution of stride 2 (16
-    taps in place of 36). A 1x1 convolution commutes with both.
+    They are for 3x3 with padding 1, or 1x1. Both are exact rearrangements: nearest upsampling before a 3x3 convolution
+    repeats inputs, so taps that meet the same input are added beforehand (4 taps an output in place of 9), and
+    averaging 2x2 outputs of one is a 4x4 convolution of stride 2 (16 taps in place of 36). A 1x1 convolution commutes
+    with both.
     """
 
-    def __init__(self, *args: Any, eps: float = 1e-8, power_steps: int = 1, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, eps: float = 1e-8, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._start_spectral_norm(eps, power_steps)
+        self.start_spectral_norm(eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.normalised_weight(), self.bias)
@@ -92,9 +95,9 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
 class SNLinear(SpectralNorm, nn.Linear):
     """Affine map with spectral normalisation."""
 
-    def __init__(self, *args: Any, eps: float = 1e-8, power_steps: int = 1, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, eps: float = 1e-8, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._start_spectral_norm(eps, power_steps)
+        self.start_spectral_norm(eps)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.normalised_weight(), self.bias)
@@ -103,18 +106,19 @@ class SNLinear(SpectralNorm, nn.Linear):
 class SNEmbedding(SpectralNorm, nn.Embedding):
     """Lookup table normalised as one matrix (classes, width): a single sigma for all rows."""
 
-    def __init__(self, *args: Any, eps: float = 1e-8, power_steps: int = 1, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, eps: float = 1e-8, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._start_spectral_norm(eps, power_steps)
+        self.start_spectral_norm(eps)
 
     def forward(self, labels: Tensor) -> Tensor:
         return F.embedding(labels, self.normalised_weight())
 
 
 def initialise(network: nn.Module, scheme: str) -> None:
-    """Draw the weight of every convolution, linear map and table anew; biases keep torch's default.
+    """Draw the weight of every convolution, linear map and table anew; biases keep what they have.
 
-    scheme: "N02" normal(0, 0.02); "ortho" orthogonal on (out, rest); "xavier" Xavier uniform; "default" leaves torch's own.
+    scheme: "N02" normal(0, 0.02); "ortho" orthogonal on (out, rest); "xavier" Xavier uniform; "default" leaves torch's
+    own.
     """
     draws = {
         "N02": lambda w: nn.init.normal_(w, 0.0, 0.02),

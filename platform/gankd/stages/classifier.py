@@ -60,7 +60,7 @@ class ClassifierTraining(Algorithm):
         rate: Callable[[int], float],
     ) -> None:
         self.ctx, self.cfg, self.draw, self.rate = ctx, cfg, draw, rate
-        self.network = network.to(ctx.device, memory_format=torch.channels_last)
+        self.network = network.to(ctx.device, memory_format=torch.channels_last).train()
         self.validation = Resident(validation, ctx.device)
         optimizer = torch.optim.SGD(
             network.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True

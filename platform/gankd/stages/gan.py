@@ -1,9 +1,10 @@
-"""Training of a class-conditional GAN: the iteration of BigGAN (Brock et al. 2018), with DiffAugment where asked for."""
+"""Training of a class-conditional GAN: the iteration of BigGAN (Brock et al. 2018), with DiffAugment if asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from gankd.losses import add_orthogonal_gradient, gan_loss
 from gankd.models import diffaugment
 from gankd.models.ema import ExponentialMovingAverage
 
-# (n, rng) -> this worker's rows of a global batch of n: images (n / workers, C, H, W) in [-1, 1], labels (n / workers,) of integers.
+# (n, rng) -> this worker's rows of a global batch of n: images (rows, C, H, W) in [-1, 1], integer labels (rows,).
 RealBatch = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -60,13 +61,14 @@ class GANHyperparameters:
 class GANTraining(Algorithm):
     """One `step` is an iteration: discriminator updates, then a generator update, then the average of the generator.
 
-    The networks lie on the device where they are to train; they are changed in place. Latents, labels and augmentations are drawn for the
-    global batch from the step's generator, of which every worker takes its rows.
+    The networks lie on the device where they are to train; they are changed in place. Latents, labels and augmentations
+    are drawn for the global batch from the step's generator, of which every worker takes its rows.
 
     Args:
         reduce: called with a network behind the last backward of its update; averages its gradients over the workers.
 
-    Raises UserError for a batch that the workers cannot share evenly, an unknown loss or an unknown DiffAugment operation.
+    Raises UserError for a batch that the workers cannot share evenly, an unknown loss or an unknown DiffAugment
+    operation.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class GANTraining(Algorithm):
     ) -> None:
         hp = self.hyperparameters = hyperparameters
         if hp.batch % world_size:
-            raise UserError(f"batch {hp.batch} cannot be shared by {world_size} workers: choose a multiple of {world_size}.")
+            raise UserError(
+                f"batch {hp.batch} cannot be shared by {world_size} workers: choose a multiple of {world_size}."
+            )
         self.loss = gan_loss(hp.loss)
         diffaugment.draw(0, 8, 8, hp.diffaugment, torch.Generator())  # an unknown operation is an error before training
         share = hp.batch // world_size
@@ -90,6 +94,7 @@ class GANTraining(Algorithm):
         self.real_batch, self.reduce = real_batch, reduce
         self.device = next(generator.parameters()).device
         self.dtype = next(generator.parameters()).dtype
+        self.dim_z, self.classes = cast(int, generator.dim_z), cast(int, generator.classes)
         self.memory_format = torch.channels_last if hp.channels_last else torch.contiguous_format
         self.generator = generator.to(memory_format=self.memory_format)
         self.discriminator = discriminator.to(memory_format=self.memory_format)
@@ -161,15 +166,15 @@ class GANTraining(Algorithm):
         self.optimizers[name].step()
 
     def freeze_discriminator(self, frozen: bool) -> None:
-        """Through a frozen discriminator gradients reach the images only: its weights' own gradients are a third of its backward."""
+        """Through a frozen discriminator gradients reach the images only, which saves a third of its computation."""
         for parameter in self.trained:
             parameter.requires_grad_(not frozen)
 
     def draw_latent(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """This worker's rows of z ~ N(0, 1), (batch, dim_z), and of labels uniform over the classes, (batch,)."""
-        n, generator = self.hyperparameters.batch, self.generator
-        z = torch.randn(n, generator.dim_z, generator=rng, device=rng.device)
-        labels = torch.randint(generator.classes, (n,), generator=rng, device=rng.device)
+        n = self.hyperparameters.batch
+        z = torch.randn(n, self.dim_z, generator=rng, device=rng.device)
+        labels = torch.randint(self.classes, (n,), generator=rng, device=rng.device)
         z, labels = z[self.rows], labels[self.rows]
         return z.to(self.device, self.dtype, non_blocking=True), labels.to(self.device, non_blocking=True)
 
@@ -178,7 +183,8 @@ class GANTraining(Algorithm):
         hp = self.hyperparameters
         if not hp.diffaugment:
             return images
-        draws = [diffaugment.draw(hp.batch, *images.shape[2:], hp.diffaugment, rng) for _ in range(batches)]
+        height, width = images.shape[2:]
+        draws = [diffaugment.draw(hp.batch, height, width, hp.diffaugment, rng) for _ in range(batches)]
         return diffaugment.apply(images, diffaugment.concatenate(*(diffaugment.rows(d, self.rows) for d in draws)))
 
     def generate(self, z: Tensor, labels: Tensor) -> Tensor:

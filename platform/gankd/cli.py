@@ -1,0 +1,189 @@
+"""The commands and their flags. Nothing heavy is imported before a command needs it: `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gankd import __version__
+from gankd.errors import UserError
+
+STORAGE = click.option(
+    "--storage", default="runs", show_default=True, help="Folder or bucket URI for artifacts, checkpoints and records."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="gankd")
+def cli() -> None:
+    """Move knowledge into and out of GANs: pipelines of stages on Ray and MLflow, no stage trained twice."""
+
+
+@cli.command()
+@click.option("--method", help="Method to run; `gankd methods` lists them.")
+@click.option("--preset", default="digits", show_default=True, help="Preset by name, or a YAML file of your own.")
+@click.option("--set", "assignments", multiple=True, metavar="KNOB=VALUE", help="Override a knob, e.g. student.lr=0.05.")
+@click.option("--space", help="Python file that defines SPACE; default: the method's own space.")
+@click.option("--trials", default=8, show_default=True, help="Number of trials; the first is the preset itself.")
+@click.option("--scheduler", type=click.Choice(["asha", "fifo"]), default="asha", show_default=True)
+@click.option("--search", type=click.Choice(["random", "optuna"]), default="random", show_default=True)
+@click.option("--workers", default=1, show_default=True, help="Workers of each trial; more than one runs on Ray Train.")
+@click.option("--prefix-workers", type=int, help="Workers of the shared stages.  [default: as --workers]")
+@click.option("--cpus-per-worker", default=1.0, show_default=True)
+@click.option("--gpus-per-worker", default=0.0, show_default=True)
+@click.option("--address", help="Ray cluster to run on: auto, or host:port.  [default: this machine alone]")
+@click.option("--name", help="Name of the sweep.  [default: method, preset and time]")
+@click.option("--resume", "resumed", metavar="NAME", help="Go on with a sweep that was interrupted.")
+@click.option("--reuse/--no-reuse", default=True, help="Take finished stages from the store (default) or train all anew.")
+@click.option("--checkpoint-seconds", default=30.0, show_default=True, help="Time between checkpoints of a stage.")
+@STORAGE
+def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None, **flags: Any) -> None:
+    """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
+    from gankd.config import parse_overrides
+    from gankd.display import console
+    from gankd.plan import SweepRequest, prepare, resume
+
+    storage, name = absolute(flags.pop("storage")), flags.pop("name")
+    if resumed:
+        sweep = resume(storage, resumed)
+    else:
+        if not flags["method"]:
+            raise UserError("tune needs --method; `gankd methods` lists them (or --resume NAME)")
+        flags["prefix_workers"] = flags["prefix_workers"] or flags["workers"]
+        if flags["space"]:
+            flags["space"] = str(Path(flags["space"]).absolute())
+        if Path(flags["preset"]).suffix:
+            flags["preset"] = str(Path(flags["preset"]).absolute())
+        sweep = prepare(SweepRequest(overrides=parse_overrides(assignments), **flags), storage, name)
+        if sweep.records.exists():
+            raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
+    from gankd.experiment import run_experiment
+
+    try:
+        run_experiment(sweep, address, console())
+    except KeyboardInterrupt:
+        click.echo(f"\ninterrupted; nothing finished is lost. Go on with: python tune.py --resume {sweep.name}", err=True)
+        sys.exit(130)
+
+
+@cli.command()
+def methods() -> None:
+    """List the methods."""
+    from gankd.config import preset_names
+    from gankd.registry import find_method, method_names
+
+    for name in method_names():
+        method = find_method(name)
+        click.echo(f"{name:16} {method.title}: {method.summary}")
+        click.echo(f"{'':16} stages: {' -> '.join(stage.name for stage in method.stages)}")
+        click.echo(f"{'':16} presets: {', '.join(preset_names(method.presets))}")
+
+
+@cli.command()
+@click.argument("method")
+@click.option("--preset", default="digits", show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="KNOB=VALUE")
+def show(method: str, preset: str, assignments: tuple[str, ...]) -> None:
+    """Every knob of a method: value, unit, range, origin."""
+    from gankd.config import parse_overrides
+    from gankd.display import console
+    from gankd.knob_table import knob_table
+
+    out = console()
+    out.print(knob_table(method, preset, parse_overrides(assignments)))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--out", default="grid.png", show_default=True, type=click.Path(dir_okay=False))
+@click.option("--per-class", default=8, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--seed", default=0, show_default=True)
+def sample(model: str, out: str, per_class: int, seed: int) -> None:
+    """Images from a registered generator, e.g. digits-generator@champion."""
+    from gankd.registered import sample_sheet
+
+    sample_sheet(model, Path(out), per_class, seed)
+    click.echo(f"wrote {out}")
+
+
+@cli.command()
+@click.argument("model")
+def evaluate(model: str) -> None:
+    """Test metrics of a registered student, e.g. digits-student@champion."""
+    from gankd.registered import evaluate_student
+
+    for name, value in evaluate_student(model).items():
+        click.echo(f"{name}: {value:.4g}")
+
+
+@cli.command()
+@click.option("--dataset", required=True, help="Data set whose methods to compare, e.g. digits.")
+def compare(dataset: str) -> None:
+    """Methods side by side on a data set: the best sweep of each."""
+    from gankd.display import console
+    from gankd.registered import comparison
+
+    console().print(comparison(dataset))
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--host", default="127.0.0.1", show_default=True)
+def ui(port: int, host: str) -> None:
+    """The MLflow UI on the runs of this folder."""
+    from gankd.model_registry import ui as serve
+    from gankd.tracking import Tracker
+
+    serve(Tracker.default_uri(Path.cwd()), host, port)
+
+
+@cli.group()
+def store() -> None:
+    """Look into the artifact store."""
+
+
+@store.command("ls")
+@STORAGE
+def store_ls(storage: str) -> None:
+    """Artifacts with sizes; `-` marks those that no sweep refers to."""
+    import time
+
+    from gankd.store import Store
+
+    total = 0
+    for entry in Store(absolute(storage)).ls():
+        total += entry.bytes
+        mark = " " if entry.referenced else "-"
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created))
+        click.echo(f"{mark} {entry.bytes / 2**20:10.2f} MiB  {made}  {entry.key}")
+    click.echo(f"  {total / 2**20:10.2f} MiB in all")
+
+
+@store.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@STORAGE
+def store_gc(storage: str, dry_run: bool) -> None:
+    """Delete what no sweep refers to, and what crashes left behind."""
+    from gankd.store import Store
+
+    gone = Store(absolute(storage)).gc(dry_run)
+    for entry in gone:
+        click.echo(entry.key)
+    click.echo(f"{'would free' if dry_run else 'freed'} {sum(entry.bytes for entry in gone) / 2**20:.2f} MiB")
+
+
+def absolute(storage: str) -> str:
+    """A folder as an absolute path, because workers run elsewhere; a URI as it is."""
+    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+
+
+def main() -> None:
+    """Entry point: user errors become one sentence and exit code 2."""
+    try:
+        cli()
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

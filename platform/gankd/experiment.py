@@ -1,0 +1,194 @@
+"""A whole sweep from start to end: tracking, the shared prefix, the trials, the choice, the test scores, the registry."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from gankd import __version__
+from gankd.display import Live, score_table, trial_table
+from gankd.errors import StageFailed, UserError
+from gankd.events import EventReader, EventWriter
+from gankd.method import flatten
+from gankd.plan import Sweep
+from gankd.records import TrialRecord
+from gankd.store import Store
+from gankd.tracking import Tracker
+
+Environment = Mapping[str, str]
+
+
+@dataclass
+class Result:
+    """What a sweep found: all trials, the chosen one, its test scores, and the registered models."""
+
+    records: list[TrialRecord]
+    best: TrialRecord
+    scores: dict[str, float]
+    registered: list[str]
+
+
+def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Result:
+    """Run the sweep, or what is left of it. Raises UserError when nothing came out of it, KeyboardInterrupt as it comes."""
+    sweep.records.save_request(sweep.request.as_dict())
+    with ExitStack() as stack:
+        tracker = open_tracker(sweep)
+        events = EventWriter(sweep.records.events, "sweep")
+        outcome = "stopped"
+        try:
+            tracker.start()
+            have = _start_ray(sweep, address, stack)
+            console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
+            with Live(console, sweep, EventReader(sweep.records.events)):
+                records = _train(sweep, have)
+            result = _conclude(sweep, records, tracker, events, console)
+            outcome = "finished"
+            return result
+        except (UserError, StageFailed):
+            outcome = "failed"
+            raise
+        finally:
+            events.close()
+            unsent = tracker.close(wait_s=30.0 if outcome == "finished" else 5.0)
+            ended = tracker.finish(outcome)
+            if unsent or not ended:
+                console.print(
+                    f"{unsent} events could not be sent to {tracker.uri}; they wait in {sweep.records.events} and "
+                    f"`gankd tune --resume {sweep.name}` sends them"
+                )
+
+
+def open_tracker(sweep: Sweep) -> Tracker:
+    """The sweep's run in MLflow. Raises UserError when the tracking store refuses."""
+    here = Path.cwd()
+    tracker = Tracker(
+        Tracker.default_uri(here),
+        sweep.experiment,
+        here / "mlruns",
+        sweep.name,
+        EventReader(sweep.records.events),
+        here / "mlruns" / ".sent" / f"{sweep.name}.json",
+    )
+    tags = {
+        "gankd.method": sweep.method.name,
+        "gankd.dataset": sweep.dataset,
+        "gankd.data": sweep.fingerprint,
+        "gankd.mode": sweep.space.mode,
+        "gankd.metric": sweep.space.metric,
+        "gankd.version": __version__,
+    }
+    tracker.open_sweep(flatten(sweep.tree), tags)
+    return tracker
+
+
+def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[str, float]:
+    import ray
+
+    from gankd.launch import check_fits, start_ray
+
+    have = start_ray(address)
+    stack.callback(ray.shutdown)
+    check_fits(sweep.request.resources(sweep.request.workers), have, "a trial")
+    if sweep.prefix():
+        check_fits(sweep.request.resources(sweep.request.prefix_workers), have, "the shared prefix")
+    return have
+
+
+def _train(sweep: Sweep, have: Mapping[str, float]) -> list[TrialRecord]:
+    # Tune would swallow Ctrl-C and end as if all were well.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    from gankd.sweep import run_prefix, run_trials
+
+    try:
+        run_prefix(sweep)
+    except StageFailed as error:
+        raise UserError(f"the sweep cannot start, its shared stages failed: {error}") from None
+    return run_trials(sweep, have)
+
+
+def choose(sweep: Sweep, records: list[TrialRecord]) -> TrialRecord:
+    """The finished trial with the best objective; the first of equals. Raises UserError when no trial finished."""
+    metric = sweep.space.metric
+    done = [r for r in records if r.status == "finished" and math.isfinite(r.metrics.get(metric, math.nan))]
+    if not done:
+        reasons = next((r.reason for r in records if r.reason), f"none reported {metric!r}")
+        raise UserError(f"none of the {len(records)} trials finished: {reasons}")
+    pick = max if sweep.space.mode == "max" else min
+    return pick(done, key=lambda record: record.metrics[metric])
+
+
+def _conclude(
+    sweep: Sweep, records: list[TrialRecord], tracker: Tracker, events: EventWriter, console: Console
+) -> Result:
+    from gankd.sweep import test_scores
+
+    best = choose(sweep, records)
+    scores = test_scores(sweep, best)
+    store = Store(sweep.storage)
+    for key in {key for record in records for key in record.keys.values()}:
+        if store.has(key):
+            artifact = store.get(key)
+            if artifact:
+                tracker.stage_from_store(key, artifact.manifest)
+    events.emit("metrics", step=0, values=_summary(sweep, best, scores))
+    events.flush()
+    console.print(trial_table(sweep, records, best))
+    console.print(score_table(sweep, best, scores))
+    registered = register_best(sweep, best, scores, tracker)
+    for line in registered:
+        console.print(line)
+    return Result(records, best, scores, registered)
+
+
+def _summary(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float]) -> dict[str, float]:
+    """The chosen trial's figures for the sweep's own run: val/<stage> and test/<stage>, and all its metrics by name."""
+    metric = sweep.space.metric.partition("/")[2]
+    values = dict(best.metrics) | dict(scores)
+    for stage in sweep.method.scored:
+        if f"{stage}/{metric}" in best.metrics:
+            values[f"val/{stage}"] = best.metrics[f"{stage}/{metric}"]
+        values.update({f"test/{stage}": v for name, v in scores.items() if name.partition("/")[0] == stage})
+    return values
+
+
+def register_best(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float], tracker: Tracker) -> list[str]:
+    """Make the chosen trial's networks versions of `<dataset>-<role>`; a sentence about each."""
+    from gankd.model_registry import register
+
+    said = []
+    for role, stage in sweep.method.registered.items():
+        artifact = Store(sweep.storage).get(best.keys[stage])
+        if artifact is None:
+            continue
+        metric, mode = sweep.space.metric, sweep.space.mode
+        if role == "generator" and sweep.method.generator_metric:
+            metric, mode = sweep.method.generator_metric
+        done = register(
+            tracker.uri,
+            f"{sweep.dataset}-{role}",
+            artifact.path,
+            key=artifact.key,
+            metrics={**best.metrics, **scores},
+            metric=metric,
+            mode=mode,
+            fingerprint=sweep.fingerprint,
+            run_id=tracker.run_of(key=artifact.key),
+            tags={
+                "gankd.method": sweep.method.name,
+                "gankd.sweep": sweep.name,
+                "gankd.trial": best.trial,
+                "gankd.data_config": json.dumps(sweep.config_of(best.knobs).data.model_dump(mode="json")),
+                "gankd.config": json.dumps(flatten(sweep.config_of(best.knobs))),
+                "gankd.keys": json.dumps(best.keys),
+            },
+        )
+        state = "registered" if done.new else "already registered"
+        said.append(f"{state} {done.name} version {done.version} ({done.alias}; {metric} {best.metrics[metric]:.4g})")
+    return said

@@ -1,0 +1,430 @@
+"""The store in a local folder: what goes in comes out, what is damaged is noticed, what is unused can be deleted."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gankd.errors import UserError
+from gankd.storage import Storage, explain_full_disk
+from gankd.store import Artifact, Store
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+KEY = "biggan-3f2a91"
+TREES = st.dictionaries(
+    st.lists(st.text("ab .é_-0", min_size=1, max_size=5).filter(lambda s: s.strip(".")), min_size=1, max_size=3)
+    .map(tuple), st.binary(max_size=200), min_size=1, max_size=5,
+).filter(lambda tree: not any(a != b and b[:len(a)] == a for a in tree for b in tree))
+quick = settings(max_examples=40, deadline=None, derandomize=True)
+
+
+def write_tree(folder: Path, tree: dict[tuple[str, ...], bytes]) -> None:
+    for parts, data in tree.items():
+        path = folder.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def publish(store: Store, key: str = KEY, data: bytes = b"weights", **fields: object) -> Artifact:
+    folder = store.scratch(key)
+    (folder / "model.bin").write_bytes(data)
+    return store.publish(key, folder, {"stage": "generator", **fields})
+
+
+def age(path: Path, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds, time.time() - seconds))
+
+
+@quick
+@given(TREES)
+def test_any_tree_comes_back_as_it_was(tree: dict[tuple[str, ...], bytes]) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        store = Store(root)
+        folder = store.scratch(KEY)
+        write_tree(folder, tree)
+        store.publish(KEY, folder, {"stage": "generator", "metrics": {"fid": 1.5}, "config": {"lr": 1e-4, "n": {1: 2}}})
+        artifact = Store(root).get(KEY)
+        assert artifact is not None
+        assert {parts: artifact.file("/".join(parts)).read_bytes() for parts in tree} == tree
+        assert (artifact.metrics, artifact.config["lr"], artifact.stage) == ({"fid": 1.5}, 1e-4, "generator")
+        assert not folder.exists()
+        assert not list(Path(root, "scratch").iterdir())
+
+
+@quick
+@given(TREES, st.data())
+def test_any_changed_byte_or_length_is_noticed(tree: dict[tuple[str, ...], bytes], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        store = Store(root)
+        folder = store.scratch(KEY)
+        write_tree(folder, tree)
+        path = store.publish(KEY, folder, {"stage": "generator", "metrics": {"fid": 0.1}}).path
+        victim = data.draw(st.sampled_from(sorted(p for p in path.rglob("*") if p.is_file())))
+        content = bytearray(victim.read_bytes())
+        how = data.draw(st.sampled_from(["flip", "cut", "grow", "missing"] if content else ["grow", "missing"]))
+        place, mask = data.draw(st.integers(0, 10**6)), data.draw(st.integers(1, 255))
+        if how == "flip":
+            content[place % len(content)] ^= mask
+        elif how == "cut":
+            del content[place % len(content):]
+        else:
+            content += b"\0"
+        if how == "missing":
+            victim.unlink()
+        else:
+            victim.write_bytes(content)
+        with pytest.warns(UserWarning, match=rf"{KEY} .* is damaged .*damaged/{KEY}-0"):
+            assert store.get(KEY) is None
+        assert Path(root, "damaged", f"{KEY}-0").is_dir()
+        assert not store.has(KEY)
+        assert publish(store).file("model.bin").read_bytes() == b"weights"
+        assert store.get(KEY) is not None
+
+
+def test_arrays_are_mapped_and_read_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.scratch(KEY)
+    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "evil.npy", np.array([{}], dtype=object), allow_pickle=True)
+    artifact = store.publish(KEY, folder, {"stage": "samples"})
+    mapped = artifact.array("images")
+    assert isinstance(mapped, np.memmap)
+    assert not mapped.flags.writeable
+    np.testing.assert_array_equal(mapped, images)
+    with pytest.raises(ValueError, match=r"[Oo]bject arrays|[Pp]ython objects"):
+        artifact.array("evil.npy")
+    with pytest.raises(FileNotFoundError, match=r"no file 'labels.npy', only .*images.npy"):
+        artifact.array("labels")
+
+
+@pytest.mark.parametrize("key", ["../x", "a/b", "", "A", "a.b", "a\n", "/etc"])
+def test_keys_cannot_leave_the_store(tmp_path: Path, key: str) -> None:
+    store = Store(tmp_path)
+    for call in (store.has, store.get, store.scratch, store.load_checkpoint, lambda k: store.refer("s", "t", {"g": k}),
+                 lambda k: store.save_checkpoint(k, b""), lambda k: store.lease(k).__enter__()):
+        with pytest.raises(ValueError, match="not a name in the store"):
+            call(key)
+    with pytest.raises(ValueError, match="not a name in the store"):
+        store.refer("../s", "t", {})
+
+
+def test_only_plain_files_are_published(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name, make in {"link": lambda p: p.symlink_to("/etc/passwd"), "pipe": os.mkfifo,
+                       "manifest.json": lambda p: p.write_bytes(b"{}")}.items():
+        folder = store.scratch(KEY)
+        make(folder / name)
+        with pytest.raises(ValueError, match="plain files"):
+            store.publish(KEY, folder, {"stage": "generator"})
+        assert not store.has(KEY)
+
+
+def test_first_publication_wins(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = publish(store, data=b"first")
+    second = publish(store, data=b"second")
+    assert second.file("model.bin").read_bytes() == b"first"
+    assert second.manifest == first.manifest
+
+
+def test_publishing_over_damage_replaces_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store).file("model.bin").write_bytes(b"broken!")
+    with pytest.warns(UserWarning, match="other content"):
+        assert publish(store, data=b"new").file("model.bin").read_bytes() == b"new"
+    (tmp_path / "artifacts" / KEY / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match=f"damaged/{KEY}-1"):
+        assert publish(store, data=b"newer").file("model.bin").read_bytes() == b"newer"
+
+
+def test_folder_from_elsewhere_is_published(tmp_path: Path) -> None:
+    """Another file system (shared memory, where there is one) cannot be renamed from."""
+    shm = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shm if os.access(shm, os.W_OK) else None) as elsewhere:
+        folder = Path(elsewhere, "out")
+        write_tree(folder, {("a", "b"): b"1"})
+        assert Store(tmp_path).publish(KEY, folder, {"stage": "x"}).file("a/b").read_bytes() == b"1"
+        assert not folder.exists()
+
+
+def test_manifest_cannot_name_files_outside(tmp_path: Path) -> None:
+    from gankd.artifact import DamagedError, manifest_bytes, read_manifest, seal
+
+    (tmp_path / "f").write_bytes(b"")
+    good = seal(KEY, tmp_path, {"stage": "x"})
+    assert read_manifest(KEY, manifest_bytes(good)) == good
+    for name in ("../f", "/etc/passwd"):
+        bad = {k: v for k, v in good.items() if k != "digest"} | {"files": {name: good["files"]["f"]}}
+        bad["digest"] = hashlib.sha256(manifest_bytes(bad)).hexdigest()
+        with pytest.raises(DamagedError, match="outside"):
+            read_manifest(KEY, manifest_bytes(bad))
+
+
+# ---- checkpoints
+
+
+def test_checkpoints_keep_two_and_fall_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.load_checkpoint(KEY) is None
+    for step in range(5):
+        store.save_checkpoint(KEY, f"step {step}".encode())
+    assert len(store.storage.list(f"checkpoints/{KEY}")) == 2
+    newest = store.load_checkpoint(KEY)
+    assert newest is not None
+    assert newest.read_bytes() == b"step 4"
+    newest.write_bytes(b"step X")
+    with pytest.warns(UserWarning, match="damaged"):
+        before = store.load_checkpoint(KEY)
+    assert before is not None
+    assert before.read_bytes() == b"step 3"
+    (tmp_path / "state").write_bytes(b"step 5")
+    store.save_checkpoint(KEY, tmp_path / "state")
+    assert store.load_checkpoint(KEY).read_bytes() == b"step 5"  # type: ignore[union-attr]
+    publish(store)
+    assert store.load_checkpoint(KEY) is None
+    assert not (tmp_path / "checkpoints" / KEY).exists()
+
+
+def test_failures_are_remembered_by_sweep(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.remember_failure("sweep-1", KEY, "the loss became NaN")
+    assert store.known_failure("sweep-1", KEY) == "the loss became NaN"
+    assert store.known_failure("sweep-2", KEY) is None
+
+
+# ---- ls and gc
+
+
+def test_ls(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store, "student-1", created=12.0)
+    publish(store, "teacher-1")
+    store.scratch("unseen-1")
+    store.refer("sweep-1", "trial_0", {"teacher": "teacher-1"})
+    student, teacher = store.ls()
+    assert (student.key, student.stage, student.created, student.referenced) == ("student-1", "generator", 12.0, False)
+    assert student.bytes == sum(p.stat().st_size for p in (tmp_path / "artifacts" / "student-1").iterdir())
+    assert (teacher.key, teacher.referenced) == ("teacher-1", True)
+
+
+def test_gc_deletes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.refer("sweep-1", "trial_0", {"teacher": "used-1", "student": "unfinished-1"})
+    publish(store, "used-1")
+    store.save_checkpoint("unfinished-1", b"keep")
+    publish(store, "unused-1")
+    store.save_checkpoint("orphan-1", b"x")
+    publish(store, "broken-1").file("model.bin").unlink()
+    with pytest.warns(UserWarning, match="damaged"):
+        store.get("broken-1")
+    abandoned = store.scratch("abandoned-1")
+    old, young = tmp_path / "scratch" / ".tmp-old", tmp_path / "scratch" / ".tmp-young"
+    for path in (old, young):
+        path.write_bytes(b"x")
+    age(old, 7200)
+    with store.lease("leased-1"):
+        leased = store.scratch("leased-1")
+        store.save_checkpoint("leased-1", b"x")
+        publish(store, "leased-2")
+        with store.lease("leased-2"):
+            doomed = {(e.kind, e.key) for e in store.gc(dry_run=True)}
+            assert all(path.exists() for path in (abandoned, old)), "a dry run deletes nothing"
+            assert store.has("unused-1")
+            assert {(e.kind, e.key) for e in store.gc()} == doomed
+    assert doomed == {("artifact", "unused-1"), ("checkpoint", "orphan-1"), ("damaged", "broken-1"),
+                      ("scratch", "abandoned-1"), ("scratch", ".tmp")}
+    assert [e.key for e in store.ls()] == ["leased-2", "used-1"]
+    assert leased.exists()
+    assert young.exists()
+    assert not old.exists()
+    assert not abandoned.exists()
+    assert store.load_checkpoint("unfinished-1") is not None
+    assert store.load_checkpoint("leased-1") is not None
+    assert store.load_checkpoint("orphan-1") is None
+
+
+def test_gc_refuses_to_guess(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store)
+    (tmp_path / "sweeps/s/keys").mkdir(parents=True)
+    (tmp_path / "sweeps/s/keys/t.json").write_text("{")
+    with pytest.raises(UserError, match=r"sweeps/s/keys/t\.json"):
+        store.gc()
+    assert store.has(KEY)
+
+
+# ---- single flight between threads
+
+
+def test_threads_compute_once(tmp_path: Path) -> None:
+    computed, found = [], []
+    waiting = threading.Barrier(6)
+
+    def worker() -> None:
+        store = Store(tmp_path)
+        waiting.wait(30)
+        artifact = store.get(KEY)
+        if artifact is None:
+            with store.lease(KEY):
+                artifact = store.get(KEY)
+                if artifact is None:
+                    computed.append(1)
+                    artifact = publish(store)
+        found.append(artifact.manifest["publication"])
+
+    threads = [threading.Thread(target=worker) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(computed) == 1
+    assert len(found) == 6
+    assert len(set(found)) == 1
+    assert not Store(tmp_path).storage.list("leases")
+
+
+def test_waiting_can_be_shown_and_given_up(tmp_path: Path) -> None:
+    store, seen = Store(tmp_path), []
+
+    def on_wait(holder: str, seconds: float) -> None:
+        seen.append((holder, seconds))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with store.lease(KEY) as lease:
+        with pytest.raises(KeyboardInterrupt), store.lease(KEY, on_wait=on_wait):
+            raise AssertionError("the lease is taken")
+        assert lease.held
+        assert not lease.lost
+    assert f"process {os.getpid()}" in seen[0][0]
+    assert 0 <= seen[0][1] < seen[1][1]
+
+
+def test_lease_is_released_by_an_error(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(RuntimeError), store.lease(KEY):
+        raise RuntimeError
+    assert not store.storage.list("leases")
+
+
+# ---- storage roots
+
+
+def test_storage_that_is_a_file_or_below_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=rf"{path} is not a folder.*--storage"):
+            Storage.open(path)
+
+
+def test_storage_that_cannot_be_written() -> None:
+    if not Path("/proc/self/mounts").exists():
+        pytest.skip("needs a folder that even root cannot write")
+    with pytest.raises(UserError, match=r"/proc/gankd cannot be written .*--storage"):
+        Storage.open("/proc/gankd")
+
+
+def test_storage_names_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = Store("relative")
+    monkeypatch.chdir("/")
+    publish(store)
+    assert Store(f"file://{tmp_path}/relative").has(KEY)
+    with pytest.raises(UserError, match="s4://bucket/x cannot be opened"):
+        Storage.open("s4://bucket/x")
+
+
+FULL_DISK = """
+import shutil, sys, numpy as np
+from contextlib import suppress
+from pathlib import Path
+from gankd.errors import UserError
+from gankd.storage import explain_full_disk
+from gankd.store import Store
+
+def refused(call):
+    try:
+        call()
+    except UserError as error:
+        assert "full" in str(error) and sys.argv[1] in str(error) and "MiB are free" in str(error), error
+        fill()
+        return True
+
+def fill():
+    with suppress(OSError), open(root / "filler", "ab", buffering=0) as file:
+        while file.write(bytes(1024)):
+            pass
+
+root = Path(sys.argv[1])
+store = Store(root)
+store.save_checkpoint("gan-1", b"c" * 4096)
+folder = store.scratch("gan-1")
+(folder / "model.bin").write_bytes(b"m" * 4096)
+big = store.scratch("samples-1")
+def stage():
+    with explain_full_disk(big):
+        np.save(big / "images.npy", np.zeros(4 << 20, np.uint8))
+assert refused(stage)                                   # numpy hides the error number
+assert refused(lambda: store.publish("gan-1", folder, {"stage": "gan"}))
+assert refused(lambda: store.save_checkpoint("gan-1", b"d" * 4096))
+assert refused(lambda: store.refer("s", "t", {"gan": "gan-1"}))
+assert not store.has("gan-1") and store.get("gan-1") is None
+assert store.load_checkpoint("gan-1").read_bytes() == b"c" * 4096
+assert [p.name for p in (root / "scratch").iterdir()] == [big.name]
+assert len(list((root / "checkpoints/gan-1").iterdir())) == 1
+shutil.rmtree(big)
+folder = store.scratch("gan-1")
+(folder / "model.bin").write_bytes(b"m" * 4096)
+store.publish("gan-1", folder, {"stage": "gan"})
+assert store.get("gan-1") is not None
+"""
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """On a real disk of 2 MiB, in a mount namespace of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["unshare", "-rm", "sh", "-ec", 'mount -t tmpfs -o size=2m tmpfs "$0"; exec "$@"', str(disk)]
+    try:
+        if subprocess.run([*mount, "true"], capture_output=True).returncode:
+            pytest.skip("may not mount a disk here")
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    done = subprocess.run([*mount, sys.executable, "-c", FULL_DISK, str(disk)], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), explain_full_disk(tmp_path / "missing"):
+        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(UserError, match=r"missing is full, \d+\.\d MiB"), explain_full_disk(tmp_path / "missing"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_local_use_is_light() -> None:
+    code = "import sys, gankd.store; print([m for m in ('torch', 'ray', 'mlflow', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_manifest_says_what_it_holds(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        artifact = publish(Store(tmp_path), inputs={"teacher": "teacher-1"})
+    stored = json.loads((artifact.path / "manifest.json").read_text())
+    assert stored["files"] == {"model.bin": {"size": 7, "sha256": hashlib.sha256(b"weights").hexdigest()}}
+    assert stored["inputs"] == {"teacher": "teacher-1"}
+    assert abs(stored["created"] - time.time()) < 600
