@@ -75,12 +75,8 @@ class PlainBN(nn.Module):
         self.register_buffer("stored_mean", torch.zeros(channels))
         self.register_buffer("stored_var", torch.ones(channels))
         self.conditional = conditional
-        self.gain: nn.Module | nn.Parameter = (
-            nn.Embedding(CLASSES, channels) if conditional else nn.Parameter(torch.ones(channels))
-        )
-        self.bias: nn.Module | nn.Parameter = (
-            nn.Embedding(CLASSES, channels) if conditional else nn.Parameter(torch.zeros(channels))
-        )
+        for name in ("gain", "bias"):
+            setattr(self, name, nn.Embedding(CLASSES, channels) if conditional else nn.Parameter(torch.empty(channels)))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         x = F.batch_norm(x, self.stored_mean, self.stored_var, training=self.training)
@@ -92,11 +88,8 @@ class PlainBN(nn.Module):
 class PlainGBlock(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.conv_sc = (
-            Conv(channels, channels, 3),
-            Conv(channels, channels, 3),
-            Conv(channels, channels, 1),
-        )
+        self.conv1, self.conv2 = Conv(channels, channels, 3), Conv(channels, channels, 3)
+        self.conv_sc = Conv(channels, channels, 1)
         self.bn1, self.bn2 = PlainBN(channels, True), PlainBN(channels, True)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

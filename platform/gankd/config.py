@@ -35,7 +35,10 @@ class MethodConfig(Section):
 
 
 def knob(default: Any, description: str, *, origin: str, unit: str = "", **bounds: Any) -> Any:
-    """A field of a section: default, what it is, where the default comes from, its unit and pydantic bounds (ge, lt, ...)."""
+    """A field of a section: default, what it is, where the default comes from, its unit and pydantic bounds (ge, lt, ...).
+
+    The unit "path" marks a file: it is made absolute, and in keys its content stands for it.
+    """
     return Field(default, description=description, json_schema_extra={"origin": origin, "unit": unit}, **bounds)
 
 
@@ -43,6 +46,29 @@ def digest(value: Any) -> str:
     """20 hex digits of the sha256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def identity(section: Section) -> dict[str, Any]:
+    """What a section means for an artifact's key: its values, and for files their content. UserError for a missing file."""
+    values = section.model_dump(mode="json")
+    for name, info in type(section).model_fields.items():
+        if is_path(info) and values[name] is not None:
+            try:
+                values[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
+            except OSError as error:
+                raise UserError(f"the file {values[name]!r} of knob {name!r} cannot be read: {error.strerror}") from None
+    return values
+
+
+def is_path(info: Any) -> bool:
+    """Whether a knob holds the path of a file or folder."""
+    return isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("unit") == "path"
+
+
+def absolute_paths(config: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with its file names made absolute: workers run in other folders."""
+    set_paths = {name: value_of(tree, name) for name, info in knobs(config).items() if is_path(info)}
+    return with_knobs(tree, {name: str(Path(p).expanduser().absolute()) for name, p in set_paths.items() if p})
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gankd import __version__
-from gankd.config import MethodConfig, build_config, digest
+from gankd.config import MethodConfig, build_config, digest, identity
 from gankd.data import load as load_data
 from gankd.errors import StageFailed, UserError
 from gankd.events import EventWriter
@@ -95,7 +95,7 @@ def stage_keys(method: Method, config: MethodConfig, fingerprint: str, salt: str
             "stage": stage.name,
             "function": stage.run,
             "version": stage.version,
-            "config": stage.config(config).model_dump(mode="json"),
+            "config": identity(stage.config(config)),
             "seed": config.seed,
             "data": fingerprint,
             "needs": {name: keys[name] for name in stage.needs},

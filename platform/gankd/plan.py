@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gankd.config import MethodConfig, build_config, digest, read_preset, value_of, with_knobs
+from gankd.config import MethodConfig, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.pipeline import Job, stage_keys
@@ -141,6 +141,7 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     source = f"preset {request.preset}"
     tree = with_knobs(read_preset(method.presets, request.preset), request.overrides)
     config = build_config(method.config, tree, source=source)
+    config = build_config(method.config, absolute_paths(method.config, config.model_dump(mode="json")))
     sweep = Sweep(
         request=request,
         name=name or f"{method.name}-{Path(request.preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}",

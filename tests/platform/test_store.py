@@ -10,15 +10,18 @@ import tempfile
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gankd.artifact import DamagedError, manifest_bytes, read_manifest, seal
 from gankd.errors import UserError
 from gankd.storage import Storage, explain_full_disk
 from gankd.store import Artifact, Store
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 KEY = "biggan-3f2a91"
 TREES = st.dictionaries(
@@ -91,6 +94,34 @@ def test_any_changed_byte_or_length_is_noticed(tree: dict[tuple[str, ...], bytes
         assert store.get(KEY) is not None
 
 
+@pytest.mark.parametrize("change", [lambda raw: raw + b"\n", lambda raw: raw.replace(b"\n", b"\r", 1)])
+def test_manifest_that_only_looks_the_same_is_damaged(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    store = Store(tmp_path)
+    manifest = publish(store).path / "manifest.json"
+    manifest.write_bytes(change(manifest.read_bytes()))
+    with pytest.warns(UserWarning, match=r"manifest\.json was changed"):
+        assert store.get(KEY) is None
+
+
+def test_reader_of_a_damaged_artifact_spares_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one reader still verifies, another has set the damaged artifact aside and published a new one."""
+    store, other = Store(tmp_path), Store(tmp_path)
+    publish(store).file("model.bin").write_bytes(b"broken!")
+
+    def damaged(folder: Path, manifest: object) -> None:
+        monkeypatch.undo()
+        with pytest.warns(UserWarning, match="damaged"):
+            assert other.get(KEY) is None
+        publish(other, data=b"new")
+        raise DamagedError("model.bin has other content")
+
+    monkeypatch.setattr("gankd.store.verify", damaged)
+    artifact = store.get(KEY)
+    assert artifact is not None
+    assert artifact.file("model.bin").read_bytes() == b"new"
+    assert len(list((tmp_path / "damaged").iterdir())) == 1
+
+
 def test_arrays_are_mapped_and_read_only(tmp_path: Path) -> None:
     store = Store(tmp_path)
     folder = store.scratch(KEY)
@@ -159,8 +190,6 @@ def test_folder_from_elsewhere_is_published(tmp_path: Path) -> None:
 
 
 def test_manifest_cannot_name_files_outside(tmp_path: Path) -> None:
-    from gankd.artifact import DamagedError, manifest_bytes, read_manifest, seal
-
     (tmp_path / "f").write_bytes(b"")
     good = seal(KEY, tmp_path, {"stage": "x"})
     assert read_manifest(KEY, manifest_bytes(good)) == good
@@ -222,6 +251,7 @@ def test_gc_deletes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.refer("sweep-1", "trial_0", {"teacher": "used-1", "student": "unfinished-1"})
     publish(store, "used-1")
+    store.save_checkpoint("used-1", b"left by a holder that slept")
     store.save_checkpoint("unfinished-1", b"keep")
     publish(store, "unused-1")
     store.save_checkpoint("orphan-1", b"x")
@@ -242,8 +272,8 @@ def test_gc_deletes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
             assert all(path.exists() for path in (abandoned, old)), "a dry run deletes nothing"
             assert store.has("unused-1")
             assert {(e.kind, e.key) for e in store.gc()} == doomed
-    assert doomed == {("artifact", "unused-1"), ("checkpoint", "orphan-1"), ("damaged", "broken-1"),
-                      ("scratch", "abandoned-1"), ("scratch", ".tmp")}
+    assert doomed == {("artifact", "unused-1"), ("checkpoint", "orphan-1"), ("checkpoint", "used-1"),
+                      ("damaged", "broken-1"), ("scratch", "abandoned-1"), ("scratch", ".tmp")}
     assert [e.key for e in store.ls()] == ["leased-2", "used-1"]
     assert leased.exists()
     assert young.exists()
@@ -349,6 +379,7 @@ FULL_DISK = """
 import shutil, sys, numpy as np
 from contextlib import suppress
 from pathlib import Path
+from gankd.artifact import DamagedError, manifest_bytes, read_manifest, seal
 from gankd.errors import UserError
 from gankd.storage import explain_full_disk
 from gankd.store import Store

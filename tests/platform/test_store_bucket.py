@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from moto.server import ThreadedMotoServer
+
 from gankd.bucket import Bucket
 from gankd.errors import UserError
 from gankd.lease import Lease
 from gankd.storage import Storage
 from gankd.store import Artifact, Store
-from moto.server import ThreadedMotoServer
 
 KEY = "biggan-3f2a91"
 
@@ -119,6 +120,31 @@ def test_first_publication_wins_and_leaves_nothing_behind(uri: str, tmp_path: Pa
     store = Store(uri, tmp_path / "b")
     assert publish(store, data=b"second").manifest == first.manifest
     assert len(stored(store, "artifacts")) == 4
+
+
+def test_publisher_that_is_overtaken_while_uploading_gives_way(uri: str, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = Store(uri, tmp_path / "a"), Store(uri, tmp_path / "b")
+    upload = store.storage.upload
+
+    def overtaken(source: Path, name: str) -> None:
+        if not other.has(KEY):
+            publish(other, data=b"other")
+        upload(source, name)
+
+    monkeypatch.setattr(store.storage, "upload", overtaken)
+    assert publish(store).file("mödel weights.bin").read_bytes() == b"other"
+    assert len(stored(store, "artifacts")) == 4
+
+
+def test_register_belongs_to_the_last_writer(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = Storage.open(uri)
+    monkeypatch.setattr("gankd.bucket.time.sleep", lambda _: bucket.write_bytes("leases/x.1.json", b"another"))
+    assert not bucket.create("leases/x.1.json", b"ours")
+    monkeypatch.undo()
+    assert not bucket.create("leases/x.1.json", b"ours")
+    assert bucket.create("leases/x.2.json", b"ours")
+    assert bucket.read_bytes("leases/x.1.json") == b"another"
 
 
 def test_upload_without_manifest_is_not_seen_and_collected(uri: str, tmp_path: Path) -> None:

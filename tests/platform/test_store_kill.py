@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from gankd.lease import Lease, machine, process_start
 from gankd.store import Store
 

@@ -27,7 +27,7 @@ class DataConfig(BaseModel):
     path: str | None = Field(
         None,
         description="file or folder of the user's own data, or the folder that holds the downloaded sets",
-        json_schema_extra=_about(""),
+        json_schema_extra=_about("path"),
     )
     image_size: int | None = Field(
         None,

@@ -46,13 +46,21 @@ MODELS: dict[str, str] = {**GENERATORS, **DISCRIMINATORS, **CLASSIFIERS, **OTHER
 
 
 def build(name: str, **kwargs: Any) -> nn.Module:
-    """The network `name`, freshly initialised from torch's default generator. Raises UserError for an unknown name."""
+    """The network `name`, freshly initialised from torch's default generator. Raises UserError for an unknown name.
+
+    `normalisation=[mean, std]` (a number per channel each) makes a classifier normalise its images by itself.
+    """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown network {name!r}{hint} (known: {', '.join(MODELS)})")
     module, _, attribute = MODELS[name].partition(":")
-    network = getattr(importlib.import_module(module), attribute)(**kwargs)
+    arguments = {key: value for key, value in kwargs.items() if key != "normalisation"}
+    network = getattr(importlib.import_module(module), attribute)(**arguments)
+    if kwargs.get("normalisation"):
+        from gankd.models.classifier import OwnNormalisation
+
+        network = OwnNormalisation(network, *kwargs["normalisation"])
     network.recipe = {"name": name, **kwargs}
     return network
 

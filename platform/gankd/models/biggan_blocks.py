@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -128,5 +129,5 @@ def embed_labels(shared: nn.Embedding | None, labels: Tensor) -> Tensor:
 def first_map(h: Tensor, like: nn.Module) -> Tensor:
     """(N, C * 16) to (N, C, 4, 4) in the memory format of the layer `like`; the rest of the network keeps it."""
     h = h.reshape(h.shape[0], -1, BOTTOM, BOTTOM)
-    channels_last = like.weight.is_contiguous(memory_format=torch.channels_last)
+    channels_last = cast(Tensor, like.weight).is_contiguous(memory_format=torch.channels_last)
     return h.contiguous(memory_format=torch.channels_last) if channels_last else h

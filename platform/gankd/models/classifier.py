@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 
 # Larger images are shrunk by 4 before the first stage of a network made for 32 px (cGAN-KD's variants for 128 px).
@@ -24,6 +27,33 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.linear(self.features(images))
+
+
+class OwnNormalisation(Classifier):
+    """A classifier of mean/std-normalised images that is given images in [-1, 1], as everything here is.
+
+    Public checkpoints are of this kind: the network sees ((x + 1) / 2 - mean) / std, channel by channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network, self.feature_dim = network, network.feature_dim
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return ((images + 1) / 2 - self.mean) / self.std
+
+    def features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.features(self._normalise(images))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self._normalise(images))
+        return logits
 
 
 def is_large(image_size: int) -> bool:

@@ -25,9 +25,8 @@ CUTOUT_RATIO = 1 / 2
 COLOR = ("brightness", "saturation", "contrast")
 POLICIES = ("color", "translation", "cutout")
 
-Draws = dict[
-    str, Tensor
-]  # operation -> (n,) uniforms, or (n, 2) integers by row and column; in the order of application
+# Operation -> (n,) uniforms, or (n, 2) integers by row and column; in the order of application.
+Draws = dict[str, Tensor]
 
 
 def draw(n: int, height: int, width: int, policy: Sequence[str], generator: torch.Generator) -> Draws:

@@ -1,7 +1,6 @@
 """Layers whose weight is divided by a running estimate of its largest singular value (Miyato et al. 2018).
 
-One forward makes one step of the power iteration on the weight as a matrix M (out, rest), with n(a) = a / max(||a||,
-eps):
+A forward makes one step of the power iteration on the weight as a matrix M (out, rest), n(a) = a / max(||a||, eps):
 
     v = n(u M),   u' = n(v M^T),   sigma = v M^T u'^T = ||M v||,   layer uses W / sigma
 

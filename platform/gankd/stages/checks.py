@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from gankd.config import Section, nearest
 from gankd.data import DataSet
 from gankd.errors import UserError
@@ -19,13 +21,18 @@ def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
             f"knob '{name}.network' cannot be {cfg.network!r}{nearest(cfg.network, CLASSIFIERS)} "
             f"(known: {', '.join(CLASSIFIERS)})"
         )
-    if cfg.width and cfg.network != "small_cnn":
-        raise UserError(f"knob '{name}.width' is for small_cnn; {cfg.network} has a fixed width, set it to 0")
+    for knob, value in (("width", cfg.width), ("norm", cfg.norm != "batch")):
+        if value and cfg.network != "small_cnn":
+            raise UserError(f"knob '{name}.{knob}' is for small_cnn; {cfg.network} does not have it, leave it out")
+    if cfg.normalisation and {len(numbers) for numbers in cfg.normalisation} != {data.image_channels}:
+        raise UserError(
+            f"knob '{name}.normalisation' needs {data.image_channels} means and as many stds, not {cfg.normalisation}"
+        )
     if cfg.checkpoint:
-        from gankd.models.classifier_import import load_checkpoint
-        from gankd.stages.classifier import build_classifier
+        from gankd.stages.classifier import build_classifier, load_user_checkpoint
 
-        load_checkpoint(build_classifier(cfg, data), cfg.checkpoint)
+        matched = load_user_checkpoint(build_classifier(cfg, data), cfg)
+        logging.getLogger(__name__).warning("%s checkpoint %s: %s", name, cfg.checkpoint, matched)
 
 
 def check_classes(name: str, cfg: Section, data: DataSet) -> None:

@@ -96,6 +96,10 @@ def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> nn.M
     """The network of `cfg` for the images and classes of `data`, freshly initialised."""
     if cfg.width:
         extra["width"] = cfg.width
+    if cfg.norm != "batch":
+        extra["norm"] = cfg.norm
+    if cfg.normalisation:
+        extra["normalisation"] = [list(numbers) for numbers in cfg.normalisation]
     return models.build(
         cfg.network, classes=data.classes, image_channels=data.image_channels, image_size=data.image_size, **extra
     )
@@ -109,7 +113,7 @@ def train_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet) -> dict
 def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: nn.Module) -> dict[str, float]:
     """Train `network` as `cfg` says and save it; its validation accuracy in percent and its number of parameters."""
     if cfg.checkpoint:
-        load_checkpoint(network, cfg.checkpoint)
+        load_user_checkpoint(network, cfg)
         found = {"val_accuracy": accuracy(network.to(ctx.device), Resident(data.val, ctx.device), ctx)}
     else:
         real = Resident(data.train, ctx.device, flip=cfg.flip, crop_padding=cfg.crop_padding)
@@ -128,6 +132,12 @@ def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: 
         )
     models.save(network, ctx.out)
     return {**found, "parameters": float(sum(p.numel() for p in network.parameters()))}
+
+
+def load_user_checkpoint(network: nn.Module, cfg: ClassifierConfig) -> str:
+    """Fill `network` from the user's file; what matched. Raises UserError for a file that does not fit or holds code."""
+    inner = network.network if cfg.normalisation else network
+    return str(load_checkpoint(inner, cfg.checkpoint or ""))
 
 
 def load_network(artifact: Artifact, device: torch.device | str = "cpu") -> nn.Module:

@@ -9,6 +9,7 @@ from pydantic import Field
 from gankd.config import Section, knob
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -18,6 +19,10 @@ class ClassifierConfig(Section):
     network: str = knob("small_cnn", "network by name (`gankd.models.CLASSIFIERS`)", origin="ours")
     width: int = knob(0, "width of `small_cnn`; 0 for networks without one", unit="channels", origin="ours", ge=0, le=512)
     checkpoint: str | None = knob(None, "file with weights to use in place of training", unit="path", origin="ours")
+    normalisation: tuple[tuple[float, ...], tuple[Positive, ...]] | None = knob(
+        None, "mean and std per channel that the checkpoint's network expects, for pixels in 0..1", origin="ours"
+    )
+    norm: Literal["batch", "group", "none"] = knob("batch", "normalisation layers of `small_cnn`", origin="ours")
     epochs: int = knob(240, "passes over the training images", unit="epochs", origin="RepDistiller script", ge=1)
     batch: int = knob(64, "images per step over all workers", unit="images", origin="RepDistiller script", ge=1)
     lr: float = knob(0.05, "learning rate at the start", origin="RepDistiller script", gt=0, le=10)

@@ -1,0 +1,38 @@
+# `make tune METHOD=cgan_kd` and `make test` work on a fresh machine with Python >= 3.11: they set up .venv first.
+METHOD ?= cgan_kd
+ARGS ?=
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install tune test lint format lock clean
+
+install: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+tune: install
+	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: install
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --no-emit-index-url --extra dev --python-version 3.11 \
+		--upgrade pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,52 @@
+"""Rules of the source tree that nothing else would notice."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [*(ROOT / "platform" / "gankd").rglob("*.py"), *(ROOT / "methods").rglob("*.py")]
+RAY = {"launch.py", "sweep.py"}
+MLFLOW = {"tracking.py", "tracking_runs.py", "tracking_ui.py", "model_registry.py"}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+
+
+def test_platform_folder_does_not_shadow_the_standard_library() -> None:
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    assert python("-c", "import platform; print(platform.system())").stdout.strip()
+
+
+def importers(library: str) -> set[str]:
+    pattern = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
+    return {file.name for file in SOURCES if pattern.search(file.read_text())}
+
+
+def test_ray_and_mlflow_stay_in_their_modules() -> None:
+    # experiment.py only shuts down the Ray that launch.py started.
+    assert importers("ray") - {"experiment.py"} <= RAY
+    assert importers("mlflow") <= MLFLOW
+
+
+def test_gankd_does_not_import_methods() -> None:
+    inside = [file for file in SOURCES if "gankd" in file.parts]
+    assert not [file for file in inside if re.search(r"^\s*(import|from) methods\b", file.read_text(), re.MULTILINE)]
+
+
+def test_nothing_is_unpickled() -> None:
+    for file in SOURCES:
+        for call in re.findall(r"torch\.load\([^)]*\)", file.read_text()):
+            assert "weights_only=True" in call, f"{file}: {call}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["tune", "--help"], ["methods"]])
+def test_help_answers_without_heavy_imports(arguments: list[str]) -> None:
+    code = f"import sys; sys.argv = ['gankd', *{arguments}]\nfrom gankd.cli import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
+    code += "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
+    assert python("-c", code).stdout.splitlines()[-1] == "[]"
