@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ from gankd.events import EventWriter
 from gankd.method import Method, Stage, flatten, named
 from gankd.records import SweepRecords
 from gankd.registry import find_method
+from gankd.storage import explain_full_disk
 from gankd.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -141,6 +143,9 @@ class Pipeline:
 
     def run(self) -> dict[str, float]:
         artifacts: dict[str, Artifact] = {}
+        if self.job.sweep and self.world.rank == 0:
+            # Before anything is made: what a sweep refers to is never collected.
+            self.store.refer(self.job.sweep, self.job.trial or "shared", self.keys)
         wanted = [s for s in self.method.stages if not self.job.stages or s.name in self.job.stages]
         for stage in wanted:
             artifacts[stage.name] = self.obtain(stage, artifacts)
@@ -168,8 +173,8 @@ class Pipeline:
         self._refuse_known_failure(key)
         events = self._open_events(stage)
         end: dict[str, Any] = {"status": "stopped", "metrics": {}, "reason": ""}
+        out = self.store.scratch(key)
         try:
-            out = self.store.scratch(key)
             metrics, error = self._attempt(lambda: self._call(stage, inputs, out, events))
             self._agree(key, error)
             manifest = self._manifest(stage, inputs, metrics or {}, started)
@@ -182,6 +187,7 @@ class Pipeline:
             end = {"status": "failed", "metrics": {}, "reason": str(failure)}
             raise
         finally:
+            shutil.rmtree(out, ignore_errors=True)
             if events:
                 names = {f"{stage.name}/{name}": value for name, value in end.pop("metrics").items()}
                 events.emit("stage_end", key=key, stage=stage.name, trial=self.job.trial, metrics=names, **end)
@@ -209,7 +215,8 @@ class Pipeline:
             checkpoint_seconds=self.job.checkpoint_seconds,
         )
         ctx.seed_layers(-1)
-        return named(stage.run)(ctx, stage.config(self.config), load_data(self.config.data), **inputs)
+        with explain_full_disk(out):
+            return named(stage.run)(ctx, stage.config(self.config), load_data(self.config.data), **inputs)
 
     @staticmethod
     def _attempt(call: Callable[[], T]) -> tuple[T | None, StageFailed | UserError | None]:

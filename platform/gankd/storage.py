@@ -49,7 +49,7 @@ def explain_full_disk(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"The disk (or quota) that holds {path} is full, {free / 2**20:.1f} MiB are free: "
-            "delete something there, or name another place with --storage.") from error
+            "free some (`gankd store gc` deletes what no sweep uses), or name another place with --storage.") from error
 
 
 class Storage(ABC):

@@ -158,7 +158,6 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], trial_run: Any) -> None:
     keys = Pipeline(sweep.job(knobs, trial)).keys
     record = TrialRecord(trial=trial, knobs=knobs, keys=keys)
     sweep.records.save_trial(record)
-    Store(sweep.storage).refer(sweep.name, trial, keys)
     events = EventWriter(sweep.records.events, f"trial-{trial}")
     events.emit("trial_start", trial=trial, params=flatten(sweep.config_of(knobs)), keys=keys, searched=knobs)
     try:

@@ -21,9 +21,13 @@ def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
             f"knob '{name}.network' cannot be {cfg.network!r}{nearest(cfg.network, CLASSIFIERS)} "
             f"(known: {', '.join(CLASSIFIERS)})"
         )
-    for knob, value in (("width", cfg.width), ("norm", cfg.norm != "batch")):
-        if value and cfg.network != "small_cnn":
-            raise UserError(f"knob '{name}.{knob}' is for small_cnn; {cfg.network} does not have it, leave it out")
+    for knob, changed, family in (
+        ("width", cfg.width, "small_cnn"),
+        ("norm", cfg.norm != "batch", "small_cnn"),
+        ("shortcut", cfg.shortcut != "projection", "resnet"),
+    ):
+        if changed and not cfg.network.startswith(family):
+            raise UserError(f"knob '{name}.{knob}' is for {family}; {cfg.network} does not have it, leave it out")
     if cfg.normalisation and {len(numbers) for numbers in cfg.normalisation} != {data.image_channels}:
         raise UserError(
             f"knob '{name}.normalisation' needs {data.image_channels} means and as many stds, not {cfg.normalisation}"

@@ -98,6 +98,8 @@ def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> nn.M
         extra["width"] = cfg.width
     if cfg.norm != "batch":
         extra["norm"] = cfg.norm
+    if cfg.shortcut != "projection":
+        extra["shortcut"] = cfg.shortcut
     if cfg.normalisation:
         extra["normalisation"] = [list(numbers) for numbers in cfg.normalisation]
     return models.build(

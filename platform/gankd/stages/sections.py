@@ -23,6 +23,9 @@ class ClassifierConfig(Section):
         None, "mean and std per channel that the checkpoint's network expects, for pixels in 0..1", origin="ours"
     )
     norm: Literal["batch", "group", "none"] = knob("batch", "normalisation layers of `small_cnn`", origin="ours")
+    shortcut: Literal["projection", "pad"] = knob(
+        "projection", "how a CIFAR resnet's shortcut changes width; public CIFAR checkpoints often `pad`", origin="RepDistiller"
+    )
     epochs: int = knob(240, "passes over the training images", unit="epochs", origin="RepDistiller script", ge=1)
     batch: int = knob(64, "images per step over all workers", unit="images", origin="RepDistiller script", ge=1)
     lr: float = knob(0.05, "learning rate at the start", origin="RepDistiller script", gt=0, le=10)

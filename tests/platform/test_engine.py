@@ -1,0 +1,95 @@
+"""The training loop: resuming is exact, NaN ends the stage, workers agree."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gankd.context import Context
+from gankd.engine import Algorithm, train
+from gankd.errors import StageFailed
+from gankd.store import Store
+
+STEPS = 60
+
+
+class Noisy(Algorithm):
+    """A regression with dropout and random inputs: every source of randomness that a stage has."""
+
+    def __init__(self, ctx: Context, poison: int = -1, kill_at: int = -1) -> None:
+        network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.network, self.poison, self.kill_at = network, poison, kill_at
+        self.modules = {"network": network}
+        self.optimizers = {"network": torch.optim.Adam(network.parameters(), 0.01)}
+
+    def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        if step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        images = torch.randn(16, 4, generator=rng)
+        loss = (self.network(images) - images.sum(1, keepdim=True)).square().mean()
+        if step == self.poison:
+            loss = loss * float("nan")
+        self.optimizers["network"].zero_grad()
+        loss.backward()
+        self.optimizers["network"].step()
+        return {"loss": loss.detach()}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"norm": float(sum(p.norm() for p in self.network.parameters()))}
+
+
+def context(root: Path, name: str = "stage") -> Context:
+    store = Store(root)
+    return Context(name, f"{name}-key", 3, store.scratch(f"{name}-key"), store, torch.device("cpu"), checkpoint_seconds=0)
+
+
+def run(root: Path, steps: int = STEPS, **kwargs: Any) -> Mapping[str, Tensor]:
+    ctx = context(root)
+    ctx.seed_layers(-1)
+    algorithm = Noisy(ctx, **kwargs)
+    train(ctx, algorithm, steps=steps, batch=16, evaluate_every=10)
+    return algorithm.network.state_dict()
+
+
+def test_a_killed_run_goes_on_to_bitwise_the_same_weights(tmp_path: Path) -> None:
+    undisturbed = run(tmp_path / "undisturbed")
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_engine import *; "
+    code += f"run(Path({str(tmp_path / 'killed')!r}), kill_at=37)"
+    killed = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    saved = context(tmp_path / "killed").resume()
+    assert saved is not None
+    assert saved["step"] == 37
+    resumed = run(tmp_path / "killed")
+    assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
+
+
+def test_a_metric_that_is_not_finite_ends_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"stage: loss became nan by step 8"):
+        run(tmp_path, poison=7)
+
+
+def test_evaluations_are_reported_and_the_last_is_returned(tmp_path: Path) -> None:
+    ctx, reported = context(tmp_path), []
+    ctx.report = lambda metrics, step: reported.append((step, metrics["stage/norm"]))
+    last = train(ctx, Noisy(ctx), steps=25, batch=16, evaluate_every=10)
+    assert [step for step, _ in reported] == [10, 20, 25]
+    assert last == {"norm": reported[-1][1]}
+
+
+def test_random_draws_depend_on_seed_stage_stream_and_step_only(tmp_path: Path) -> None:
+    ctx, other = context(tmp_path), context(tmp_path, "other")
+    assert ctx.seed_for(4) == context(tmp_path).seed_for(4)
+    assert len({ctx.seed_for(4), ctx.seed_for(5), ctx.seed_for(4, "x"), other.seed_for(4)}) == 4
+    assert torch.equal(torch.rand(3, generator=ctx.rng(4)), torch.rand(3, generator=ctx.rng(4)))
+
+
