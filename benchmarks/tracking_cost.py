@@ -4,8 +4,8 @@
 
 Ours: `EventWriter.emit` of ten metrics per call, with the writing of the files (done by a thread, in the same process)
 counted in. MLflow: one `log_metric` per metric, as a training loop commonly does it, and one `log_batch` per ten.
-Median of several rounds, in turns. Prints `ratio: X` against `log_metric`. Not counted is what the driver does later to
-send the events on. MLflow's part waits for the disk, so the ratio grows on a slow or busy one: run it on a quiet machine.
+Median of several rounds, in turns. Prints `ratio: X` against `log_metric`. What the driver does later to send events
+on is not counted. MLflow waits for the disk, so the ratio grows on a slow or busy one: run it on a quiet machine.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ class ExtractorConfig(ClassifierConfig):
 
     network: Literal["feature_extractor"] = knob("feature_extractor", "ResNet-34 with a wide feature layer", origin=CDR_RS)
     trunk: Literal["resnet34", "small"] = knob("resnet34", "body of the network; `small` for 8 to 16 px", origin=CDR_RS)
+    dropout: float = knob(0.5, "dropout in the classifier's tail", origin=CDR_RS, ge=0, lt=1)
     epochs: int = knob(350, "passes over the training images", unit="epochs", origin=CDR_RS, ge=1)
     batch: int = knob(256, "images per step over all workers", unit="images", origin=PAPER, ge=1)
     lr: float = knob(0.1, "learning rate at the start", origin=CDR_RS, gt=0, le=10)
@@ -96,6 +97,7 @@ class StudentConfig(Section):
     )
     flip: bool = knob(True, "random horizontal flips", origin=PAPER)
     crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin=PAPER, ge=0, le=32)
+    sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
 

@@ -33,7 +33,7 @@ from methods.cgan_kd.selection import select_per_class, to_uint8
 
 def train_extractor(ctx: Context, cfg: ExtractorConfig, data: DataSet) -> dict[str, float]:
     """phi: a classifier whose wide inner layer is the feature. It sees [-1, 1], as the ratio net's fakes are (trap T8)."""
-    return fit_classifier(ctx, cfg, data, build_classifier(cfg, data, trunk=cfg.trunk))
+    return fit_classifier(ctx, cfg, data, build_classifier(cfg, data, trunk=cfg.trunk, dropout=cfg.dropout))
 
 
 class DensityRatioTraining(Algorithm):
@@ -205,8 +205,8 @@ def _fit_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Arti
     augmentation = {"flip": cfg.flip, "crop_padding": cfg.crop_padding}
     real = Resident(data.train, ctx.device, **augmentation)
     fake = Resident(fakes, ctx.device, **augmentation) if fakes else None
-    n_fake = fakes_per_batch(cfg, len(data.train), len(fakes)) if fakes else 0
     rank, world = ctx.rank, ctx.world_size
+    n_fake = fakes_per_batch(cfg, len(data.train), len(fakes), world) if fakes else 0
 
     def draw(step: int, rng: torch.Generator) -> Batch:
         parts = []
@@ -224,7 +224,10 @@ def _fit_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Arti
     return found
 
 
-def fakes_per_batch(cfg: StudentConfig, n_real: int, n_fake: int) -> int:
-    """Fakes in each batch: as `real_per_fake` says, or the share they have among all images (the paper's shuffle)."""
+def fakes_per_batch(cfg: StudentConfig, n_real: int, n_fake: int, workers: int = 1) -> int:
+    """Fakes in each batch: as `real_per_fake` says, or the share they have among all images (the paper's shuffle).
+
+    Rounded so that every worker has the same mixture, which its batch statistics need.
+    """
     share = n_fake / (n_real + n_fake) if cfg.real_per_fake is None else 1 / (1 + cfg.real_per_fake)
-    return min(cfg.batch, math.floor(share * cfg.batch + 0.5))
+    return workers * math.floor(share * cfg.batch / workers + 0.5)

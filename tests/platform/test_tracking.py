@@ -30,15 +30,15 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Sweep:
     """A writer, and trackers that read it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer = EventWriter(str(folder / "events"), "driver", 1e6)
+    def __init__(self, folder: Path, name: str = "s1") -> None:
+        self.folder, self.name = folder, name
+        self.writer = EventWriter(str(folder / name), "driver", 1e6)
         self.tracker = self.open()
 
-    def open(self, name: str = "s1") -> Tracker:
+    def open(self) -> Tracker:
         uri = f"sqlite:///{self.folder}/mlflow.db"
-        reader = EventReader(str(self.folder / "events"))
-        tracker = Tracker(uri, "rgal/digits", self.folder / "pictures", name, reader, self.folder / f"{name}.json")
+        reader, cursor = EventReader(str(self.folder / self.name)), self.folder / f"{self.name}.json"
+        tracker = Tracker(uri, "rgal/digits", self.folder / "pictures", self.name, reader, cursor)
         tracker.open_sweep({"scheduler": "asha"}, {"gankd.method": "rgal", "gankd.dataset": "digits"})
         return tracker
 
@@ -123,10 +123,9 @@ def test_a_resumed_driver_sends_only_the_rest(sweep: Sweep) -> None:
 def test_a_stage_is_one_run_for_all_trials_and_sweeps(sweep: Sweep) -> None:
     sweep.trial("t0")
     sweep.send()
-    sweep.tracker = sweep.open("s2")
-    sweep.writer.emit("trial_start", trial="t0", params={}, keys={"student": "k" * 16})
-    sweep.writer.flush()
-    sweep.tracker.pump()
+    other = Sweep(sweep.folder, "s2")
+    other.writer.emit("trial_start", trial="t0", params={}, keys={"student": "k" * 16})
+    other.send()
     assert len(sweep.runs("sweep")) == 2
     (stage,) = sweep.runs("stage")
     assert [trial.data.tags["gankd.stage_run.student"] for trial in sweep.runs("trial")] == [stage.info.run_id] * 2
@@ -161,11 +160,33 @@ def test_a_trial_that_goes_on_is_running_again(sweep: Sweep, monkeypatch: pytest
     (trial,) = sweep.runs("trial")
     late = trial.info.end_time / 1000 + 1
     monkeypatch.setattr("gankd.events.time.time", lambda: late)
-    sweep.writer.emit("trial_start", trial="t0", params={"student.lr": 0.1, "new": 1}, keys={})
+    sweep.writer.emit("trial_start", trial="t0", params={"seed": 1, "workers": 2}, keys={"extra": "e" * 16})
     sweep.send()
     (trial,) = sweep.runs("trial")
     assert trial.info.status == "RUNNING"
-    assert trial.data.params["new"] == "1"
+    assert trial.data.params == {"student.lr": "0.1", "seed": "0", "workers": "2"}  # MLflow's params never change
+    assert trial.data.tags["gankd.key.extra"] == "e" * 16
+
+
+def test_a_start_that_arrives_after_the_end_does_not_open_the_run_again(sweep: Sweep) -> None:
+    sweep.writer.emit("trial_start", trial="t0", params={"student.lr": 0.1}, keys={})  # not flushed yet
+    worker = EventWriter(str(sweep.folder / "s1"), "worker", 1e6)
+    worker.emit("trial_end", trial="t0", status="finished", metrics={}, reason="")
+    worker.close()
+    assert sweep.tracker.pump() == 2
+    assert sweep.send() == 1
+    (trial,) = sweep.runs("trial")
+    assert trial.info.status == "FINISHED"
+    assert trial.data.params == {"student.lr": "0.1"}
+
+
+def test_a_trial_whose_stage_another_one_makes_is_linked_when_it_ends(sweep: Sweep) -> None:
+    sweep.writer.emit("trial_start", trial="t1", params={}, keys={"student": "k" * 16})
+    sweep.trial("t0")
+    sweep.writer.emit("trial_end", trial="t1", status="finished", metrics={}, reason="")
+    sweep.send()
+    (stage,) = sweep.runs("stage")
+    assert [trial.data.tags["gankd.stage_run.student"] for trial in sweep.runs("trial")] == [stage.info.run_id] * 2
 
 
 def test_finish_ends_the_parent_and_kills_leftovers(sweep: Sweep) -> None:
@@ -250,9 +271,10 @@ def test_an_event_that_mlflow_never_takes_does_not_hold_up_the_rest(
     client = sweep.tracker.runs.client
     client.delete_run(sweep.runs("trial")[0].info.run_id)  # by a user, in the UI
     sweep.writer.emit("metrics", trial="t0", step=9, values={"loss": 1.0})
+    sweep.writer.emit("trial_end", trial="t0", status="finished", metrics={}, reason="")
     sweep.writer.emit("metrics", trial="t1", step="nine", values={"loss": 1.0})
     sweep.writer.emit("metrics", trial="t1", step=9, values={"loss": 1.0})
-    assert sweep.send() == 3
+    assert sweep.send() == 4
     assert "does not take" in caplog.text
     (trial,) = sweep.runs("trial")
     assert trial.data.metrics == {"loss": 1.0}
@@ -275,6 +297,7 @@ def test_a_failed_pump_is_repeated_whole(sweep: Sweep, caplog: pytest.LogCapture
     assert [record.levelname for record in caplog.records] == ["WARNING"]  # one, not three
     assert "cut" in caplog.text
     assert sweep.tracker.unsent() == 8
+    assert sum(len(rows) for rows in sweep.tracker.runs._unsent.values()) == 6  # it does not grow with the attempts
     client.log_batch = log_batch
     assert sweep.tracker.close(wait_s=0.1) == 0
     assert sweep.rows() == 3 + 1 + 2

@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gankd.errors import UserError
+from gankd.models.sync_batch_norm import global_batch_norm
+
+MOMENTUM = 0.1
 
 Condition = Callable[[int], nn.Module]  # number of channels -> module that maps a condition to (N, channels)
 
 
 class BatchStatistics(nn.Module):
-    """Running mean and variance (momentum 0.1, variance unbiased); training normalises by the biased variance."""
+    """Running mean and variance (momentum 0.1, variance unbiased); training normalises by the biased variance.
+
+    `synchronised` takes the statistics of a training batch over all workers (see sync_batch_norm.py).
+    """
 
     stored_mean: Tensor
     stored_var: Tensor
+    synchronised = False
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -24,7 +34,11 @@ class BatchStatistics(nn.Module):
         self.register_buffer("stored_var", torch.ones(channels))
 
     def normalise(self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        return F.batch_norm(x, self.stored_mean, self.stored_var, gain, bias, self.training, momentum=0.1, eps=self.eps)
+        if self.synchronised and self.training and dist.is_initialized():
+            return global_batch_norm(
+                x, self.stored_mean, self.stored_var, gain, bias, momentum=MOMENTUM, eps=self.eps
+            )
+        return F.batch_norm(x, self.stored_mean, self.stored_var, gain, bias, self.training, momentum=MOMENTUM, eps=self.eps)
 
 
 class BatchNorm(BatchStatistics):
@@ -57,14 +71,17 @@ class ConditionalBatchNorm(BatchStatistics):
 
 @torch.no_grad()
 def standing_statistics(generator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Replace stored means and variances by averages, over `batches` of (z, labels), of the batch's (variance: biased).
+    """Replace stored means and variances by the averages over `batches` of (z, labels) of each batch's own.
 
+    The variances are the biased ones.
     The forwards run in training mode (each is a power step of the spectral norms); the mode is put back. Brock et al.
     2018, section 3.1: sample with statistics that fit the latents in use (e.g. truncated ones). Variance between batch
     means is left out.
     """
     layers = [m for m in generator.modules() if isinstance(m, BatchStatistics)]
-    sums = {m: [torch.zeros_like(m.stored_mean), torch.zeros_like(m.stored_var)] for m in layers}
+    sums: dict[nn.Module, list[Tensor]] = {
+        m: [torch.zeros_like(m.stored_mean), torch.zeros_like(m.stored_var)] for m in layers
+    }
 
     def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0].to(sums[layer][0].dtype), (0, 2, 3), correction=0)
@@ -81,6 +98,9 @@ def standing_statistics(generator: nn.Module, batches: Iterable[tuple[Tensor, Te
         generator.train(was_training)
         for hook in hooks:
             hook.remove()
-    for layer, (mean, variance) in sums.items():
+    if not count:
+        raise UserError("standing statistics were asked for over no batches: give one or more.")
+    for layer in layers:
+        mean, variance = sums[layer]
         layer.stored_mean.copy_(mean / count)
         layer.stored_var.copy_(variance / count)

@@ -16,6 +16,7 @@ from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
 from gankd.engine import Algorithm, autocast, evaluating, train
 from gankd.models.classifier_import import load_checkpoint
+from gankd.models.sync_batch_norm import synchronise
 from gankd.schedule import cosine, multistep
 from gankd.stages.sections import ClassifierConfig
 
@@ -61,6 +62,8 @@ class ClassifierTraining(Algorithm):
     ) -> None:
         self.ctx, self.cfg, self.draw, self.rate = ctx, cfg, draw, rate
         self.network = network.to(ctx.device, memory_format=torch.channels_last).train()
+        if cfg.sync_batch_norm and ctx.world_size > 1:
+            synchronise(network)
         self.validation = Resident(validation, ctx.device)
         optimizer = torch.optim.SGD(
             network.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True

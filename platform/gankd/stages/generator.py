@@ -10,6 +10,7 @@ from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
 from gankd.engine import train
+from gankd.models.sync_batch_norm import synchronise
 from gankd.pictures import sheet
 from gankd.stages.gan import GANHyperparameters, GANTraining
 from gankd.stages.sections import GanConfig
@@ -22,6 +23,8 @@ def train_generator(ctx: Context, cfg: GanConfig, data: DataSet) -> dict[str, fl
     """Train the GAN; the artifact is the averaged generator (EMA). Sample sheets are logged on the way."""
     ctx.share(cfg.batch)
     generator, discriminator = build_gan(cfg, data)
+    if cfg.sync_batch_norm and ctx.world_size > 1:
+        synchronise(generator)
     real = Resident(data.train, ctx.device, flip=cfg.flip)
 
     def real_batch(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

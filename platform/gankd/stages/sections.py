@@ -37,6 +37,7 @@ class ClassifierConfig(Section):
     )
     flip: bool = knob(True, "random horizontal flips", origin="RepDistiller script")
     crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin="RepDistiller script", ge=0, le=32)
+    sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
     reference_compat: bool = knob(
         False, "decay one epoch later, as RepDistiller's `epoch > milestone` does", origin="specification 2.6"
@@ -72,6 +73,7 @@ class GanConfig(Section):
     )
     flip: bool = knob(True, "random horizontal flips of real images", origin="cGAN-KD CIFAR-100")
     sheets: int = knob(4, "sample sheets logged while training", origin="ours", ge=0, le=100)
+    sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
 
