@@ -132,9 +132,7 @@ class PlainDiscriminator(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         channels = 4 * WIDTH
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([PlainDBlock(channels if i else 3, channels, i < 2, i == 0)]) for i in range(4)
-        )
+        self.blocks = nn.ModuleList(nn.ModuleList([PlainDBlock(channels if i else 3, channels, i < 2, i == 0)]) for i in range(4))
         self.linear, self.embed = Linear(channels, 1), Table(CLASSES, channels)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

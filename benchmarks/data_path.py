@@ -18,11 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 import numpy as np
 import psutil
 import torch
-from gankd.data.augment import Resident
-from gankd.data.dataset import Split
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+
+from gankd.data.augment import Resident
+from gankd.data.dataset import Split
 
 IMAGES, BATCH, SIZE, PADDING = 20_000, 128, 32, 4
 WARM_UP, REPEATS = 10, 3

@@ -24,7 +24,10 @@ class ExtractorConfig(ClassifierConfig):
     lr: float = knob(0.1, "learning rate at the start", origin=CDR_RS, gt=0, le=10)
     weight_decay: float = knob(1e-4, "weight decay", origin=CDR_RS, ge=0, lt=1)
     milestones: tuple[Fraction, ...] = knob(
-        (150 / 350, 250 / 350), "where the rate is multiplied by 0.1", unit="share of the training", origin="epochs 150, 250 of 350"
+        (150 / 350, 250 / 350),
+        "where the rate is multiplied by 0.1",
+        unit="share of the training",
+        origin="epochs 150, 250 of 350",
     )
 
 
@@ -35,7 +38,9 @@ class DensityRatioConfig(Section):
         "MLP5", "hidden widths (multiples of 8), or a name of the paper's table", unit="units", origin=CDR_RS
     )
     output: Literal["softplus", "relu"] = knob(
-        "softplus", "last activation; the reference's relu can die at 0 for all inputs", origin="ours, specification T11"
+        "softplus",
+        "last activation; the reference's relu can die at 0 for all inputs",
+        origin="ours, specification T11",
     )
     lam: float = knob(1e-2, "weight of (mean ratio - 1)^2", origin=PAPER, ge=0, le=100)
     epochs: int = knob(200, "passes over the training images", unit="epochs", origin=PAPER, ge=1)
@@ -63,13 +68,21 @@ class SamplesConfig(Section):
     m_quantile: float = knob(0.99, "the quantile, for estimator = quantile", origin="ours", gt=0.5, le=1)
     burn_in: int = knob(5000, "fakes per class from which M is estimated", unit="images", origin=PAPER, ge=2)
     filter_quantile: float = knob(
-        0.9, "M2: rho, the share of fakes with the smallest teacher error that is kept; 1 = no filter", origin=PAPER, gt=0, le=1
+        0.9,
+        "M2: rho, the share of fakes with the smallest teacher error that is kept; 1 = no filter",
+        origin=PAPER,
+        gt=0,
+        le=1,
     )
     filter_burn_in: int = knob(1000, "fakes per class from which the threshold is taken", unit="images", origin=PAPER, ge=2)
     replace_labels: bool = knob(False, "label = the teacher's arg-max instead of the class asked for", origin=PAPER)
     batch: int = knob(600, "fakes drawn at a time", unit="images", origin=PAPER, ge=1)
     max_draws: int = knob(
-        200, "give up on a class after this many times the fakes wanted", unit="x", origin="ours; the reference never does", ge=2
+        200,
+        "give up on a class after this many times the fakes wanted",
+        unit="x",
+        origin="ours; the reference never does",
+        ge=2,
     )
     reference_compat: bool = knob(
         False,
@@ -86,14 +99,22 @@ class StudentConfig(Section):
     batch: int = knob(128, "images per step over all workers", unit="images", origin=PAPER, ge=1)
     fakes: int = knob(100_000, "processed fakes used, spread evenly over the classes; 0 = all", unit="images", origin=PAPER, ge=0)
     real_per_fake: float | None = knob(
-        None, "real images per fake in a batch; null = as many as there are of each", unit="ratio", origin=PAPER, gt=0.001, lt=1000
+        None,
+        "real images per fake in a batch; null = as many as there are of each",
+        unit="ratio",
+        origin=PAPER,
+        gt=0.001,
+        lt=1000,
     )
     lr: float = knob(0.01, "learning rate at the start", origin=PAPER, gt=0, le=10)
     momentum: float = knob(0.9, "momentum of SGD", origin=PAPER, ge=0, lt=1)
     weight_decay: float = knob(5e-4, "weight decay", origin=PAPER, ge=0, lt=1)
     schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate", origin=PAPER)
     milestones: tuple[Fraction, ...] = knob(
-        (0.625, 0.75, 0.875), "where multistep multiplies the rate by 0.1", unit="share of the training", origin="epochs 150, 180, 210 of 240"
+        (0.625, 0.75, 0.875),
+        "where multistep multiplies the rate by 0.1",
+        unit="share of the training",
+        origin="epochs 150, 180, 210 of 240",
     )
     flip: bool = knob(True, "random horizontal flips", origin=PAPER)
     crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin=PAPER, ge=0, le=32)

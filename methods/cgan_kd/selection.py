@@ -103,9 +103,7 @@ def class_quotas(counts: Tensor, nfake: int, *, reference_compat: bool = False) 
     return quotas
 
 
-def select_per_class(
-    labels: Tensor, nfake: int, classes: int, rng: torch.Generator, *, reference_compat: bool = False
-) -> Tensor:
+def select_per_class(labels: Tensor, nfake: int, classes: int, rng: torch.Generator, *, reference_compat: bool = False) -> Tensor:
     """Ascending indices of `nfake` rows of the int64 `labels` (N,), balanced over the classes by `class_quotas`.
 
     Within a class the rows are drawn without replacement.

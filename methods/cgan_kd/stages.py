@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gankd import models
 from gankd.artifact import Artifact
@@ -39,9 +41,7 @@ def train_extractor(ctx: Context, cfg: ExtractorConfig, data: DataSet) -> dict[s
 class DensityRatioTraining(Algorithm):
     """psi(phi(x), y) by the conditional Softplus loss; fakes are drawn with the labels of the real batch."""
 
-    def __init__(
-        self, ctx: Context, cfg: DensityRatioConfig, data: DataSet, generator: nn.Module, extractor: nn.Module
-    ) -> None:
+    def __init__(self, ctx: Context, cfg: DensityRatioConfig, data: DataSet, generator: Any, extractor: Any) -> None:
         self.ctx, self.cfg, self.generator, self.extractor = ctx, cfg, generator, extractor
         self.real = Resident(data.train, ctx.device, flip=cfg.flip)
         self.order = ctx.seed_for(0, "order")
@@ -99,10 +99,10 @@ class Sampler:
 
     cfg: SamplesConfig
     device: torch.device
-    generator: nn.Module
-    extractor: nn.Module
-    psi: nn.Module
-    teacher: nn.Module
+    generator: Any
+    extractor: Any
+    psi: Any
+    teacher: Any
 
     def draw(self, label: int, n: int, rng: torch.Generator) -> Tensor:
         """`n` fakes of class `label`, (n, C, H, W) in [-1, 1], on grey levels that uint8 can hold."""
@@ -202,9 +202,8 @@ def _fit_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Arti
     if cfg.start == "scratch":
         network = models.build(**network.recipe)
     ctx.share(cfg.batch)
-    augmentation = {"flip": cfg.flip, "crop_padding": cfg.crop_padding}
-    real = Resident(data.train, ctx.device, **augmentation)
-    fake = Resident(fakes, ctx.device, **augmentation) if fakes else None
+    resident = partial(Resident, device=ctx.device, flip=cfg.flip, crop_padding=cfg.crop_padding)
+    real, fake = resident(data.train), resident(fakes) if fakes else None
     rank, world = ctx.rank, ctx.world_size
     n_fake = fakes_per_batch(cfg, len(data.train), len(fakes), world) if fakes else 0
 
@@ -217,9 +216,7 @@ def _fit_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Arti
         return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
     training = ClassifierTraining(ctx, cfg, network, draw, data.val, rate_of(cfg, cfg.steps))
-    found = train(
-        ctx, training, steps=cfg.steps, batch=cfg.batch, evaluate_every=max(1, cfg.steps // EVALUATIONS)
-    )
+    found = train(ctx, training, steps=cfg.steps, batch=cfg.batch, evaluate_every=max(1, cfg.steps // EVALUATIONS))
     models.save(network, ctx.out)
     return found
 

@@ -76,7 +76,7 @@ def seal(key: str, folder: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
             files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
     manifest = {"created": time.time(), **fields, "key": key, "files": files, "publication": uuid.uuid4().hex}
     manifest.pop("digest", None)
-    manifest = json.loads(manifest_bytes(manifest))             # number keys become text before they are sorted
+    manifest = json.loads(manifest_bytes(manifest))  # number keys become text before they are sorted
     return {**manifest, "digest": hashlib.sha256(manifest_bytes(manifest)).hexdigest()}
 
 
@@ -92,7 +92,7 @@ def read_manifest(key: str, raw: bytes) -> dict[str, Any]:
         raise DamagedError(f"{MANIFEST} cannot be read") from error
     for name in manifest["files"]:
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts:            # a shared bucket must not write outside our folder
+        if pure.is_absolute() or ".." in pure.parts:  # a shared bucket must not write outside our folder
             raise DamagedError(f"{MANIFEST} names {name!r}, a file outside its folder")
     return dict(manifest)
 

@@ -18,12 +18,12 @@ from gankd.storage import BLOCK, FULL, FileInfo, Storage, explain_full_disk
 class Bucket(Storage):
     """A bucket of an object store through pyarrow (`s3://`, `gs://`, ...); AWS_ENDPOINT_URL names another S3 server."""
 
-    lease_ttl_s = 30.0          # a beat is a request over a network that may stall for seconds
-    poll_s = 0.75               # a look is three requests, and requests cost money
-    settle_s = 1.0              # see `create`
+    lease_ttl_s = 30.0  # a beat is a request over a network that may stall for seconds
+    poll_s = 0.75  # a look is three requests, and requests cost money
+    settle_s = 1.0  # see `create`
 
     def __init__(self, uri: str) -> None:
-        self.uri = re.sub(r"(?<=://)[^/]*@", "", uri)           # shown to people, so without credentials
+        self.uri = re.sub(r"(?<=://)[^/]*@", "", uri)  # shown to people, so without credentials
         with self._explained("opened"):
             self.fs, root = fs.FileSystem.from_uri(uri)
             self.root = root.rstrip("/")
@@ -35,14 +35,15 @@ class Bucket(Storage):
     def _explained(self, verb: str, name: str = "") -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:      # pyarrow says ValueError to a malformed URI
+        except (OSError, ValueError) as error:  # pyarrow says ValueError to a malformed URI
             if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in FULL:
                 raise
             what = f"{name} of the storage {self.uri}" if name else f"The storage {self.uri}"
             reason = re.sub(r"(?<=://)[^/]*@", "", str(error))
             raise UserError(
                 f"{what} cannot be {verb} ({reason}): check the URI, the network, AWS_ENDPOINT_URL and the "
-                "credentials, or name another place with --storage.") from error
+                "credentials, or name another place with --storage."
+            ) from error
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -78,8 +79,7 @@ class Bucket(Storage):
         with self._explained("listed", prefix):
             infos = self.fs.get_file_info(fs.FileSelector(self._path(prefix), recursive=True, allow_not_found=True))
         start = len(self.root) + 1
-        return sorted(
-            FileInfo(i.path[start:], i.size, (i.mtime_ns or 0) / 1e9) for i in infos if i.type == fs.FileType.File)
+        return sorted(FileInfo(i.path[start:], i.size, (i.mtime_ns or 0) / 1e9) for i in infos if i.type == fs.FileType.File)
 
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError), self._explained("deleted", name):
@@ -100,14 +100,20 @@ class Bucket(Storage):
         return bool(files)
 
     def upload(self, source: Path, name: str) -> None:
-        with source.open("rb") as data, self._explained("written", name), \
-                self.fs.open_output_stream(self._path(name)) as file:
+        with (
+            source.open("rb") as data,
+            self._explained("written", name),
+            self.fs.open_output_stream(self._path(name)) as file,
+        ):
             shutil.copyfileobj(data, file, BLOCK)
 
     def download(self, name: str, target: Path) -> None:
         with explain_full_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file, self._explained("read", name), \
-                    self.fs.open_input_stream(self._path(name)) as data:
+            with (
+                target.open("wb") as file,
+                self._explained("read", name),
+                self.fs.open_input_stream(self._path(name)) as data,
+            ):
                 while block := data.read(BLOCK):
                     file.write(block)

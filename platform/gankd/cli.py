@@ -134,8 +134,8 @@ def compare(dataset: str) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 def ui(port: int, host: str) -> None:
     """The MLflow UI on the runs of this folder."""
-    from gankd.model_registry import ui as serve
     from gankd.tracking import Tracker
+    from gankd.tracking_ui import ui as serve
 
     serve(Tracker.default_uri(Path.cwd()), host, port)
 
@@ -171,7 +171,7 @@ def store_gc(storage: str, dry_run: bool) -> None:
 
     gone = Store(absolute(storage)).gc(dry_run)
     for entry in gone:
-        click.echo(entry.key)
+        click.echo(f"{entry.kind:10} {entry.key}")
     click.echo(f"{'would free' if dry_run else 'freed'} {sum(entry.bytes for entry in gone) / 2**20:.2f} MiB")
 
 

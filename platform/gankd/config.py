@@ -103,8 +103,7 @@ def read_preset(folder: Path, preset: str) -> dict[str, Any]:
         if file.suffix not in (".yaml", ".yml") or not file.is_file():
             names = preset_names(folder)
             raise UserError(
-                f"unknown preset {preset!r}{nearest(preset, names)} "
-                f"(known: {', '.join(names)}; or give the path of a YAML file)"
+                f"unknown preset {preset!r}{nearest(preset, names)} (known: {', '.join(names)}; or give the path of a YAML file)"
             )
     try:
         content = yaml.safe_load(file.read_text()) or {}

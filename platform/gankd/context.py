@@ -154,6 +154,8 @@ class Context:
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Keep `state` (tensors, numbers, texts, containers) for a later `resume`. Rank 0 writes."""
         if self.rank == 0:
+            if self.events:
+                self.events.flush()  # what was logged before a checkpoint is not logged again after it
             buffer = io.BytesIO()
             torch.save(dict(state), buffer)
             self.store.save_checkpoint(self.key, buffer.getvalue())

@@ -134,11 +134,11 @@ def score_table(sweep: Sweep, record: TrialRecord, scores: Mapping[str, float]) 
         test = [value for name, value in scores.items() if name.partition("/")[0] == stage]
         parameters = record.metrics.get(f"{stage}/parameters")
         count = f"{parameters:,.0f}" if parameters else ""
-        table.add_row(stage, _number(record.metrics.get(f"{stage}/{metric}")), _number(*test[:1]), count)
+        table.add_row(stage, _number(record.metrics.get(f"{stage}/{metric}")), _number(test[0] if test else None), count)
     return table
 
 
-def _number(value: float | None = None, sign: str = "") -> str:
+def _number(value: float | None, sign: str = "") -> str:
     return "" if value is None else f"{value:{sign}.2f}"
 
 

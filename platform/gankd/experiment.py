@@ -8,7 +8,9 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -22,7 +24,8 @@ from gankd.records import TrialRecord
 from gankd.store import Store
 from gankd.tracking import Tracker
 
-Environment = Mapping[str, str]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass
@@ -124,9 +127,7 @@ def choose(sweep: Sweep, records: list[TrialRecord]) -> TrialRecord:
     return pick(done, key=lambda record: record.metrics[metric])
 
 
-def _conclude(
-    sweep: Sweep, records: list[TrialRecord], tracker: Tracker, events: EventWriter, console: Console
-) -> Result:
+def _conclude(sweep: Sweep, records: list[TrialRecord], tracker: Tracker, events: EventWriter, console: Console) -> Result:
     from gankd.sweep import test_scores
 
     best = choose(sweep, records)
@@ -158,6 +159,19 @@ def _summary(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float]) -> di
     return values
 
 
+def network_and_example(folder: Path) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A saved network and an example of what it takes, two of each: latents and labels, or images."""
+    import torch
+
+    from gankd import models
+
+    network = models.load(folder)
+    if hasattr(network, "dim_z"):
+        return network, (torch.zeros(2, network.dim_z), torch.zeros(2, dtype=torch.long))
+    size = network.recipe["image_size"]
+    return network, (torch.zeros(2, network.recipe["image_channels"], size, size),)
+
+
 def register_best(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float], tracker: Tracker) -> list[str]:
     """Make the chosen trial's networks versions of `<dataset>-<role>`; a sentence about each."""
     from gankd.model_registry import register
@@ -173,6 +187,7 @@ def register_best(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float], 
         done = register(
             tracker.uri,
             f"{sweep.dataset}-{role}",
+            partial(network_and_example, artifact.path),
             artifact.path,
             key=artifact.key,
             metrics={**best.metrics, **scores},

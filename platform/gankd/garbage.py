@@ -16,7 +16,7 @@ from gankd.lease import LEASE_FILE, living
 from gankd.storage import SCRATCH, FileInfo, Folder, Storage
 
 REFERENCE = re.compile(r"sweeps/[^/]+/keys/[^/]+\.json")
-TEMPORARY_S = 3600.0            # a temporary file that has not grown for so long belongs to a process that is gone
+TEMPORARY_S = 3600.0  # a temporary file that has not grown for so long belongs to a process that is gone
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,13 @@ def references(storage: Storage) -> set[str]:
         if REFERENCE.fullmatch(info.name):
             try:
                 keys.update(json.loads(storage.read_bytes(info.name)).values())
-            except FileNotFoundError:                               # the sweep was deleted since it was listed
+            except FileNotFoundError:  # the sweep was deleted since it was listed
                 continue
             except (ValueError, AttributeError, TypeError) as error:
-                raise UserError(f"{info.name} of the storage {storage.uri} is not a JSON object of stage and key: "
-                                "delete this file if its sweep is no longer needed.") from error
+                raise UserError(
+                    f"{info.name} of the storage {storage.uri} is not a JSON object of stage and key: "
+                    "delete this file if its sweep is no longer needed."
+                ) from error
     return keys
 
 
@@ -63,7 +65,7 @@ def published(storage: Storage, used: Set[str]) -> list[Entry]:
                 manifest = read_manifest(key, storage.read_bytes(f"artifacts/{key}/{MANIFEST}"))
                 stage, created = manifest["stage"], float(manifest["created"])
             except (DamagedError, FileNotFoundError):
-                pass                                                # `get` is the one to set it aside
+                pass  # `get` is the one to set it aside
             entries.append(Entry(key, stage, sum(info.size for info in files), created, key in used))
     return entries
 
@@ -76,10 +78,14 @@ def collect(storage: Storage, cache: Folder, lease_ttl_s: float, dry_run: bool) 
     alive = living(storage, lease_ttl_s)
     used = references(storage)
     doomed: list[Deletion] = [
-        (entry, partial(_delete_artifact, storage, entry.key)) for entry in artifacts if entry.key not in used]
+        (entry, partial(_delete_artifact, storage, entry.key)) for entry in artifacts if entry.key not in used
+    ]
     doomed += _leftovers(storage, used, {entry.key for entry in artifacts})
-    doomed += [(_entry(match[1], [info], "lease"), partial(storage.delete, info.name))
-               for info in leases if (match := LEASE_FILE.fullmatch(info.name))]
+    doomed += [
+        (_entry(match[1], [info], "lease"), partial(storage.delete, info.name))
+        for info in leases
+        if (match := LEASE_FILE.fullmatch(info.name))
+    ]
     doomed += _scratch(cache)
     if cache is not storage:
         doomed += _copies(cache, {entry.key for entry in artifacts if entry.key in used})
@@ -104,7 +110,7 @@ def _folders(storage: Storage, parent: str) -> dict[str, list[FileInfo]]:
 
 
 def _delete_artifact(storage: Storage, key: str) -> None:
-    if not isinstance(storage, Folder):                             # a folder vanishes in one step, a bucket's does not
+    if not isinstance(storage, Folder):  # a folder vanishes in one step, a bucket's does not
         storage.delete(f"artifacts/{key}/{MANIFEST}")
     storage.delete_folder(f"artifacts/{key}")
 

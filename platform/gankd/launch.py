@@ -41,9 +41,7 @@ def start_ray(address: str | None) -> Mapping[str, float]:
             raise UserError(f"cannot reach a Ray cluster at {address!r} ({first}); is `ray up` done?") from None
     else:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
-        ray.init(
-            include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=memory, **quiet
-        )
+        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=memory, **quiet)
     resources: Mapping[str, float] = ray.cluster_resources()
     return resources
 
@@ -91,7 +89,7 @@ def train_on_ray(job: Job, need: Resources, *, callbacks: list[Any] | None = Non
             storage_path=SweepRecords(job.storage, job.sweep).folder,
             failure_config=FailureConfig(max_failures=2),
             callbacks=callbacks or [],
-            logging_config=LoggingConfig(log_level="ERROR"),
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
         ),
     )
     outcome = trainer.fit().return_value
@@ -103,7 +101,7 @@ def train_on_ray(job: Job, need: Resources, *, callbacks: list[Any] | None = Non
     return metrics
 
 
-def _worker(config: Mapping[str, Any]) -> dict[str, Any]:
+def _worker(config: dict[str, Any]) -> dict[str, Any]:
     """One Ray Train worker. What the user can mend comes back as a value: raising it would be retried."""
     import ray.train
 

@@ -29,7 +29,7 @@ from gankd.storage import Storage
 
 FOLDER = "leases"
 LEASE_FILE = re.compile(rf"{FOLDER}/(.+)\.(\d+)\.json")
-BEATS = 10                      # beats in one time to live
+BEATS = 10  # beats in one time to live
 
 
 @cache
@@ -41,7 +41,7 @@ def machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()}/{boot}/{os.readlink('/proc/self/ns/pid')}/{os.getuid()}"
-    except OSError:             # no Linux
+    except OSError:  # no Linux
         return f"{socket.gethostname()}/{int(psutil.boot_time())}/{os.getuid()}"
 
 
@@ -83,7 +83,7 @@ class Watch:
 
     def __init__(self, ttl_s: float) -> None:
         self.ttl_s = ttl_s
-        self.beating = False            # the lease has changed since the first look
+        self.beating = False  # the lease has changed since the first look
         self._last: tuple[int, bytes] | None = None
         self._looked, self._still_s = time.monotonic(), 0.0
 
@@ -105,13 +105,12 @@ class Lease:
     def __init__(self, storage: Storage, key: str, ttl_s: float) -> None:
         self.storage, self.key, self.ttl_s = storage, key, ttl_s
         self.held = False
-        self.lost = False               # someone took over: this process slept for longer than the time to live
+        self.lost = False  # someone took over: this process slept for longer than the time to live
         self._generation, self._pid, self._beat = 0, 0, 0
         self._nonce = uuid.uuid4().hex
         self._stop, self._writing = threading.Event(), threading.Lock()
 
-    def acquire(self, done: Callable[[], bool] = lambda: False,
-                on_wait: Callable[[str, float], None] | None = None) -> bool:
+    def acquire(self, done: Callable[[], bool] = lambda: False, on_wait: Callable[[str, float], None] | None = None) -> bool:
         """Waits until the lease is held (True), or until `done()` while another holds it (False).
 
         `on_wait(holder, seconds)` is called at each look while waiting: to show it, or to raise and give up.
@@ -133,7 +132,7 @@ class Lease:
         if not self.storage.create(self._name, self._record()):
             return False
         all_of_key = generations(self.storage, self.key)
-        if max(all_of_key, default=generation) > generation:    # we judged by an old look: a later holder is at work
+        if max(all_of_key, default=generation) > generation:  # we judged by an old look: a later holder is at work
             self.storage.delete(self._name)
             return False
         for name in (n for g, n in all_of_key.items() if g < generation):
@@ -147,8 +146,16 @@ class Lease:
         return f"{FOLDER}/{self.key}.{self._generation}.json"
 
     def _record(self) -> bytes:
-        return json.dumps({"host": socket.gethostname(), "machine": machine(), "pid": self._pid,
-                           "start": process_start(self._pid), "nonce": self._nonce, "beat": self._beat}).encode()
+        return json.dumps(
+            {
+                "host": socket.gethostname(),
+                "machine": machine(),
+                "pid": self._pid,
+                "start": process_start(self._pid),
+                "nonce": self._nonce,
+                "beat": self._beat,
+            }
+        ).encode()
 
     def _ours(self) -> bool:
         generation, raw = newest(self.storage, self.key)
@@ -160,7 +167,7 @@ class Lease:
             with self._writing:
                 if self._stop.is_set():
                     return
-                with suppress(OSError, UserError):      # a full disk, a network that stalls: the next beat may succeed
+                with suppress(OSError, UserError):  # a full disk, a network that stalls: the next beat may succeed
                     if not self._ours():
                         self.lost = True
                         return
@@ -173,7 +180,7 @@ class Lease:
             return
         self.held = False
         self._stop.set()
-        with self._writing, suppress(OSError, UserError):       # must not hide the error that ends the work
+        with self._writing, suppress(OSError, UserError):  # must not hide the error that ends the work
             if self._ours():
                 self.storage.delete(self._name)
             else:
@@ -193,7 +200,7 @@ def newest(storage: Storage, key: str) -> tuple[int, bytes]:
         return 0, b""
     try:
         return max(found), storage.read_bytes(found[max(found)])
-    except FileNotFoundError:           # released since it was listed; the next look will see that
+    except FileNotFoundError:  # released since it was listed; the next look will see that
         return max(found), b""
 
 

@@ -69,9 +69,7 @@ def orthogonal_gradient(weight: Tensor, diagonal: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def add_orthogonal_gradient(
-    network: nn.Module, strength: float, exclude: Collection[str] = (), diagonal: bool = False
-) -> None:
+def add_orthogonal_gradient(network: nn.Module, strength: float, exclude: Collection[str] = (), diagonal: bool = False) -> None:
     """Add strength * `orthogonal_gradient` to `.grad` of every raw weight with two or more dimensions.
 
     Parameters without a gradient are left out. Called once per update, behind the last backward. exclude: parameter

@@ -49,7 +49,6 @@ class Stage:
         return section.model_copy(update={name: fields[name].get_default() for name in self.ignores})
 
 
-
 def named(function: str) -> Callable[..., Any]:
     """The function that "module:function" names; imports the module."""
     module, _, attribute = function.partition(":")

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +45,7 @@ class Registered:
 def register(
     uri: str,
     name: str,
-    network: nn.Module,
-    example: tuple[Tensor, ...],
+    network: Callable[[], tuple[nn.Module, tuple[Tensor, ...]]],
     folder: Path,
     *,
     key: str,
@@ -61,8 +60,8 @@ def register(
 
     Args:
         uri: tracking URI, of the registry too.
-        network: the trained network; exported in eval mode, on the CPU.
-        example: its inputs, batch first and of size 2 (a batch of 1 would be frozen into the export).
+        network: called only for a new version; gives the trained network, which is exported in eval mode on the CPU, and an
+            example of its inputs, batch first and of size 2 (a batch of 1 would be frozen into the export).
         folder: where `recipe.json` and `model.safetensors` of the same network are.
         metrics: values that describe the version; `metric`, a validation metric, decides between champions.
         mode: 'max' or 'min', which values of `metric` are better.
@@ -77,7 +76,7 @@ def register(
         known = client.search_model_versions(f"name = '{name}' AND tags.`gankd.key` = '{key}'")
         own = {"gankd.key": key, "gankd.metric": metric, "gankd.mode": mode, "gankd.data": fingerprint}
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
-        version = known[0] if known else _new_version(uri, client, name, network, example, folder, run_id, texts)
+        version = known[0] if known else _new_version(uri, client, name, *network(), folder, run_id, texts)
         alias = "champion" if _beats_champion(client, name, version, metrics[metric], texts) else "challenger"
         client.set_registered_model_alias(name, alias, version.version)
         aliases = client.get_registered_model(name).aliases
@@ -102,9 +101,7 @@ def _new_version(
     run = client.get_run(run_id)
     role = name.rpartition("-")[2]
     logged = client.create_logged_model(run.info.experiment_id, name=role, source_run_id=run_id, tags=tags)
-    meta = Model(
-        artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id
-    )
+    meta = Model(artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id)
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "model"
         export(network, example, path, meta)
@@ -172,23 +169,35 @@ def load(uri: str, model: str) -> Path:
     """
     from mlflow.artifacts import download_artifacts
 
-    reference = model.removeprefix("models:/").strip("/")
-    name = re.split("[@/]", reference)[0]
     with _answering(uri), _patient():
         client = mlflow_client(uri)
-        models = {found.name: found for found in client.search_registered_models()}
-        if name not in models:
-            listed = ", ".join(sorted(models)) or "none yet"
-            raise UserError(f"no model {name!r} is registered in {uri!r}; registered are: {listed}")
-        aliases = models[name].aliases
-        versions = {str(found.version) for found in client.search_model_versions(f"name = '{name}'")}
-        reference = reference if reference != name else f"{name}@champion"
-        wanted = reference[len(name) + 1 :]
-        if wanted not in (aliases if "@" in reference else versions):
-            known = [f"{name}@{alias}" for alias in aliases] + [f"{name}/{n}" for n in sorted(versions, key=int)]
-            raise UserError(f"the registered model {name!r} has no {wanted!r}; it has {', '.join(known)}")
-        place = client.get_model_version_download_uri(name, str(aliases.get(wanted, wanted)))
+        place = client.get_model_version_download_uri(*_version(client, uri, model))
         return Path(download_artifacts(f"{place}/network", tracking_uri=uri))
+
+
+def version_tags(uri: str, model: str) -> dict[str, str]:
+    """The tags of a registered version, named as in `load`, which raises the same errors."""
+    with _answering(uri):
+        client = mlflow_client(uri)
+        return dict(client.get_model_version(*_version(client, uri, model)).tags)
+
+
+def _version(client: Any, uri: str, model: str) -> tuple[str, str]:
+    """Name and version number of a reference. Raises UserError for an unknown one."""
+    reference = model.removeprefix("models:/").strip("/")
+    name = re.split("[@/]", reference)[0]
+    models = {found.name: found for found in client.search_registered_models()}
+    if name not in models:
+        listed = ", ".join(sorted(models)) or "none yet"
+        raise UserError(f"no model {name!r} is registered in {uri!r}; registered are: {listed}")
+    aliases = models[name].aliases
+    versions = {str(found.version) for found in client.search_model_versions(f"name = '{name}'")}
+    reference = reference if reference != name else f"{name}@champion"
+    wanted = reference[len(name) + 1 :]
+    if wanted not in (aliases if "@" in reference else versions):
+        known = [f"{name}@{alias}" for alias in aliases] + [f"{name}/{n}" for n in sorted(versions, key=int)]
+        raise UserError(f"the registered model {name!r} has no {wanted!r}; it has {', '.join(known)}")
+    return name, str(aliases.get(wanted, wanted))
 
 
 def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
@@ -201,9 +210,7 @@ def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
     with _answering(uri):
         client = mlflow_client(uri)
         experiments = [e.experiment_id for e in client.search_experiments()]
-        query = (
-            f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
-        )
+        query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
         rows = [_row(run) for run in client.search_runs(experiments, query, max_results=1000)]
     best: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=_goodness):

@@ -1,7 +1,7 @@
 """Runs the stages of a method in order, each only when its artifact is missing. No Ray, no MLflow; torch only when training.
 
-    keys = stage_keys(method, config, fingerprint)     # what each artifact is called
-    metrics = run(Job(...))                            # {"student/val_accuracy": 0.91, ...}
+keys = stage_keys(method, config, fingerprint)     # what each artifact is called
+metrics = run(Job(...))                            # {"student/val_accuracy": 0.91, ...}
 """
 
 from __future__ import annotations

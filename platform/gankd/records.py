@@ -1,9 +1,9 @@
 """What a sweep leaves behind, as plain JSON under `<storage>/sweeps/<name>`, so that it can be resumed and traced.
 
-    sweep.json             how it was asked for
-    trials/<trial>.json    knobs, status, metrics, artifact keys of each trial
-    keys/, failed/         the artifacts it refers to, and those that cannot be made (see store.py)
-    events/                what the tracker reads (see events.py)
+sweep.json             how it was asked for
+trials/<trial>.json    knobs, status, metrics, artifact keys of each trial
+keys/, failed/         the artifacts it refers to, and those that cannot be made (see store.py)
+events/                what the tracker reads (see events.py)
 """
 
 from __future__ import annotations
@@ -103,6 +103,4 @@ class SweepRecords:
 
 def sweep_names(storage: str) -> list[str]:
     """Names of all sweeps under a storage root, sorted."""
-    return sorted(
-        info.name.split("/")[1] for info in Storage.open(storage).list("sweeps") if info.name.endswith("/sweep.json")
-    )
+    return sorted(info.name.split("/")[1] for info in Storage.open(storage).list("sweeps") if info.name.endswith("/sweep.json"))

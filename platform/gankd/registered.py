@@ -9,7 +9,8 @@ from rich.table import Table
 
 from gankd.data import DataConfig, load
 from gankd.errors import UserError
-from gankd.model_registry import compare, load as fetch, version_tags
+from gankd.model_registry import compare, version_tags
+from gankd.model_registry import load as fetch
 from gankd.tracking import Tracker
 
 
@@ -59,7 +60,16 @@ def comparison(dataset: str) -> Table:
     if not rows:
         raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {_uri()}")
     table = Table(title=f"methods on {dataset}: best sweep of each, chosen on validation", title_justify="left")
-    headings = ("method", "student val", "student test", "control test", "gain", "baseline test", "teacher test", "sweep")
+    headings = (
+        "method",
+        "student val",
+        "student test",
+        "control test",
+        "gain",
+        "baseline test",
+        "teacher test",
+        "sweep",
+    )
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("method", "sweep") else "right")
     for row in rows:

@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 from gankd.errors import StageFailed, UserError
 
-SCRATCH = "scratch"             # below a local root: everything unfinished lives here, on the file system of the root
+SCRATCH = "scratch"  # below a local root: everything unfinished lives here, on the file system of the root
 FULL = (errno.ENOSPC, errno.EDQUOT)
-BLOCK = 8 << 20                 # bytes copied at a time to and from a bucket
+BLOCK = 8 << 20  # bytes copied at a time to and from a bucket
 
 
 class FileInfo(NamedTuple):
@@ -49,14 +49,15 @@ def explain_full_disk(path: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"The disk (or quota) that holds {path} is full, {free / 2**20:.1f} MiB are free: "
-            "free some (`gankd store gc` deletes what no sweep uses), or name another place with --storage.") from error
+            "free some (`gankd store gc` deletes what no sweep uses), or name another place with --storage."
+        ) from error
 
 
 class Storage(ABC):
     """What the store and the leases need of a root."""
 
-    lease_ttl_s: float          # seconds without a heartbeat after which a lease counts as dead
-    poll_s: float               # seconds between two looks at a lease, on average
+    lease_ttl_s: float  # seconds without a heartbeat after which a lease counts as dead
+    poll_s: float  # seconds between two looks at a lease, on average
     uri: str
 
     @staticmethod
@@ -206,7 +207,7 @@ class Folder(Storage):
         for folder, _, names in os.walk(self.path(prefix)):
             for name in names:
                 path = Path(folder, name)
-                with suppress(FileNotFoundError):       # gone since the walk saw it
+                with suppress(FileNotFoundError):  # gone since the walk saw it
                     status = path.stat()
                     found.append(FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
         return sorted(found)

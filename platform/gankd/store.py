@@ -29,7 +29,7 @@ from gankd.lease import Lease
 from gankd.storage import Folder, Storage, explain_full_disk, sync_folder
 
 KEY = re.compile(r"[a-z0-9_-]+")
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")                  # of a sweep or a trial
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a sweep or a trial
 CHECKPOINT = re.compile(r"checkpoints/([a-z0-9_-]+)/(\d+)-([0-9a-f]{64})\.ckpt")
 KEPT_CHECKPOINTS = 2
 
@@ -101,7 +101,7 @@ class Store:
                     raise DamagedError(f"{name} is missing") from error
             verify(folder, manifest)
             if not self.cache.adopt(folder, copy):
-                verify(self.cache.path(copy), manifest)         # another process downloaded it at the same time
+                verify(self.cache.path(copy), manifest)  # another process downloaded it at the same time
         return self.cache.path(copy)
 
     @staticmethod
@@ -113,8 +113,11 @@ class Store:
         while self.storage.list(f"damaged/{key}-{number}"):
             number += 1
         if self.storage.move_folder(_artifact(key), f"damaged/{key}-{number}"):
-            warnings.warn(f"The artifact {key} in {self.storage.uri} is damaged ({damage}): it was moved to "
-                          f"damaged/{key}-{number} and will be computed again.", stacklevel=3)
+            warnings.warn(
+                f"The artifact {key} in {self.storage.uri} is damaged ({damage}): it was moved to "
+                f"damaged/{key}-{number} and will be computed again.",
+                stacklevel=3,
+            )
 
     def scratch(self, key: str) -> Path:
         """A fresh local folder for a stage's output, from where `publish` is a rename. `gc` removes what is left."""
@@ -162,7 +165,7 @@ class Store:
         if not self.has(key):
             for name in manifest["files"]:
                 self.storage.upload(folder / name, f"{files}/{name}")
-        if self.has(key):                       # before the upload, or since
+        if self.has(key):  # before the upload, or since
             self.storage.delete_folder(files)
             return None
         self.storage.write_bytes(f"{_artifact(key)}/{MANIFEST}", raw)
@@ -200,14 +203,14 @@ class Store:
             self.storage.upload(data, name)
         else:
             self.storage.write_bytes(name, data)
-        for _, _, old in kept[:max(0, len(kept) + 1 - KEPT_CHECKPOINTS)]:
+        for _, _, old in kept[: max(0, len(kept) + 1 - KEPT_CHECKPOINTS)]:
             self.storage.delete(old)
 
     def load_checkpoint(self, key: str) -> Path | None:
         """The newest checkpoint that is intact, as a local file; None if there is none."""
         for _, digest, name in reversed(self._checkpoints(key)):
             path = self.cache.path(name)
-            with suppress(FileNotFoundError):               # deleted by a newer one since it was listed
+            with suppress(FileNotFoundError):  # deleted by a newer one since it was listed
                 if self.storage is not self.cache and not path.exists():
                     with self._aside() as aside:
                         self.storage.download(name, aside / "checkpoint")
@@ -215,10 +218,9 @@ class Store:
                         os.replace(aside / "checkpoint", path)
                 if sha256(path) == digest:
                     return path
-                warnings.warn(f"The checkpoint {name} in {self.storage.uri} is damaged: the one before it is used.",
-                              stacklevel=2)
+                warnings.warn(f"The checkpoint {name} in {self.storage.uri} is damaged: the one before it is used.", stacklevel=2)
                 if self.storage is not self.cache:
-                    path.unlink(missing_ok=True)            # perhaps only the copy is damaged
+                    path.unlink(missing_ok=True)  # perhaps only the copy is damaged
         return None
 
     def _checkpoints(self, key: str) -> list[tuple[int, str, str]]:

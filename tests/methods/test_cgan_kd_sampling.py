@@ -200,9 +200,7 @@ def uniform_errors(seed: int = 0):
 
 
 def test_filter_keeps_the_share_below_the_threshold() -> None:
-    images, labels, statistics = filter_class(
-        uniform_errors(), teacher, 2000, 0.7, label=3, burn_in=1000, max_rounds=20
-    )
+    images, labels, statistics = filter_class(uniform_errors(), teacher, 2000, 0.7, label=3, burn_in=1000, max_rounds=20)
     assert statistics.threshold == pytest.approx(0.7, abs=0.05)
     assert statistics.kept / statistics.seen == pytest.approx(0.7, abs=0.05)
     assert images.max().item() <= statistics.threshold + 1e-9
@@ -211,9 +209,7 @@ def test_filter_keeps_the_share_below_the_threshold() -> None:
 
 
 def test_replacement_gives_the_teachers_label() -> None:
-    images, labels, _ = filter_class(
-        uniform_errors(), teacher, 200, 1.0, label=3, burn_in=100, max_rounds=20, replace=True
-    )
+    images, labels, _ = filter_class(uniform_errors(), teacher, 200, 1.0, label=3, burn_in=100, max_rounds=20, replace=True)
     expected = torch.where(images.flatten() < np.log(2), 3, 1)
     assert torch.equal(labels, expected)
     assert set(labels.tolist()) == {1, 3}

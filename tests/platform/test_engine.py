@@ -91,5 +91,3 @@ def test_random_draws_depend_on_seed_stage_stream_and_step_only(tmp_path: Path) 
     assert ctx.seed_for(4) == context(tmp_path).seed_for(4)
     assert len({ctx.seed_for(4), ctx.seed_for(5), ctx.seed_for(4, "x"), other.seed_for(4)}) == 4
     assert torch.equal(torch.rand(3, generator=ctx.rng(4)), torch.rand(3, generator=ctx.rng(4)))
-
-

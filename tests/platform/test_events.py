@@ -141,9 +141,7 @@ def test_a_killed_writer_leaves_what_it_had_flushed(tmp_path: Path) -> None:
         "import sys, signal; from gankd.events import EventWriter; w = EventWriter(sys.argv[1], 'trial-0', 1e6)\n"
         "w.emit('metrics', step=1); w.flush(); w.emit('metrics', step=2); print('ready', flush=True); signal.pause()"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=WITH_PLATFORM
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=WITH_PLATFORM) as process:
         assert process.stdout
         assert process.stdout.readline().strip() == b"ready"
         process.send_signal(signal.SIGKILL)

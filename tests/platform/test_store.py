@@ -25,9 +25,11 @@ from gankd.store import Artifact, Store
 
 KEY = "biggan-3f2a91"
 TREES = st.dictionaries(
-    st.lists(st.text("ab .é_-0", min_size=1, max_size=5).filter(lambda s: s.strip(".")), min_size=1, max_size=3)
-    .map(tuple), st.binary(max_size=200), min_size=1, max_size=5,
-).filter(lambda tree: not any(a != b and b[:len(a)] == a for a in tree for b in tree))
+    st.lists(st.text("ab .é_-0", min_size=1, max_size=5).filter(lambda s: s.strip(".")), min_size=1, max_size=3).map(tuple),
+    st.binary(max_size=200),
+    min_size=1,
+    max_size=5,
+).filter(lambda tree: not any(a != b and b[: len(a)] == a for a in tree for b in tree))
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 
 
@@ -79,7 +81,7 @@ def test_any_changed_byte_or_length_is_noticed(tree: dict[tuple[str, ...], bytes
         if how == "flip":
             content[place % len(content)] ^= mask
         elif how == "cut":
-            del content[place % len(content):]
+            del content[place % len(content) :]
         else:
             content += b"\0"
         if how == "missing":
@@ -142,8 +144,15 @@ def test_arrays_are_mapped_and_read_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["../x", "a/b", "", "A", "a.b", "a\n", "/etc"])
 def test_keys_cannot_leave_the_store(tmp_path: Path, key: str) -> None:
     store = Store(tmp_path)
-    for call in (store.has, store.get, store.scratch, store.load_checkpoint, lambda k: store.refer("s", "t", {"g": k}),
-                 lambda k: store.save_checkpoint(k, b""), lambda k: store.lease(k).__enter__()):
+    for call in (
+        store.has,
+        store.get,
+        store.scratch,
+        store.load_checkpoint,
+        lambda k: store.refer("s", "t", {"g": k}),
+        lambda k: store.save_checkpoint(k, b""),
+        lambda k: store.lease(k).__enter__(),
+    ):
         with pytest.raises(ValueError, match="not a name in the store"):
             call(key)
     with pytest.raises(ValueError, match="not a name in the store"):
@@ -152,8 +161,11 @@ def test_keys_cannot_leave_the_store(tmp_path: Path, key: str) -> None:
 
 def test_only_plain_files_are_published(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    for name, make in {"link": lambda p: p.symlink_to("/etc/passwd"), "pipe": os.mkfifo,
-                       "manifest.json": lambda p: p.write_bytes(b"{}")}.items():
+    for name, make in {
+        "link": lambda p: p.symlink_to("/etc/passwd"),
+        "pipe": os.mkfifo,
+        "manifest.json": lambda p: p.write_bytes(b"{}"),
+    }.items():
         folder = store.scratch(KEY)
         make(folder / name)
         with pytest.raises(ValueError, match="plain files"):
@@ -272,8 +284,14 @@ def test_gc_deletes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:
             assert all(path.exists() for path in (abandoned, old)), "a dry run deletes nothing"
             assert store.has("unused-1")
             assert {(e.kind, e.key) for e in store.gc()} == doomed
-    assert doomed == {("artifact", "unused-1"), ("checkpoint", "orphan-1"), ("checkpoint", "used-1"),
-                      ("damaged", "broken-1"), ("scratch", "abandoned-1"), ("scratch", ".tmp")}
+    assert doomed == {
+        ("artifact", "unused-1"),
+        ("checkpoint", "orphan-1"),
+        ("checkpoint", "used-1"),
+        ("damaged", "broken-1"),
+        ("scratch", "abandoned-1"),
+        ("scratch", ".tmp"),
+    }
     assert [e.key for e in store.ls()] == ["leased-2", "used-1"]
     assert leased.exists()
     assert young.exists()
@@ -432,8 +450,13 @@ def test_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Pat
             pytest.skip("may not mount a disk here")
     except FileNotFoundError:
         pytest.skip("no unshare here")
-    done = subprocess.run([*mount, sys.executable, "-c", FULL_DISK, str(disk)], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, timeout=60)
+    done = subprocess.run(
+        [*mount, sys.executable, "-c", FULL_DISK, str(disk)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -446,8 +469,13 @@ def test_other_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
 
 def test_local_use_is_light() -> None:
     code = "import sys, gankd.store; print([m for m in ('torch', 'ray', 'mlflow', 'pyarrow') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 

@@ -30,9 +30,14 @@ def endpoint() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION":
-                            "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "no_proxy": "127.0.0.1",
-                            "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "no_proxy": "127.0.0.1",
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        }.items():
             patch.setenv(name, value)
         patch.setattr(Bucket, "settle_s", 0.2)
         yield f"http://{host}:{port}"
@@ -122,8 +127,7 @@ def test_first_publication_wins_and_leaves_nothing_behind(uri: str, tmp_path: Pa
     assert len(stored(store, "artifacts")) == 4
 
 
-def test_publisher_that_is_overtaken_while_uploading_gives_way(uri: str, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publisher_that_is_overtaken_while_uploading_gives_way(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, other = Store(uri, tmp_path / "a"), Store(uri, tmp_path / "b")
     upload = store.storage.upload
 
@@ -171,8 +175,12 @@ def test_gc(uri: str, tmp_path: Path) -> None:
     with store.lease("leased-1") as lease:
         assert lease.held
         doomed = {(e.kind, e.key) for e in store.gc()}
-        assert doomed == {("artifact", "unused-1"), ("copy", "unused-1"), ("checkpoint", "orphan-1"),
-                          ("scratch", "abandoned-1")}
+        assert doomed == {
+            ("artifact", "unused-1"),
+            ("copy", "unused-1"),
+            ("checkpoint", "orphan-1"),
+            ("scratch", "abandoned-1"),
+        }
         assert [entry.key for entry in store.ls()] == ["leased-1", "used-1"]
         assert not left.exists()
     assert store.get("unused-1") is None
@@ -222,8 +230,12 @@ print(artifact.file("weights").read_text())
 
 
 def start(uri: str, tmp_path: Path, how: str = "go") -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", COMPUTE_ONCE, uri, str(tmp_path), how], text=True,
-                            stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    return subprocess.Popen(
+        [sys.executable, "-c", COMPUTE_ONCE, uri, str(tmp_path), how],
+        text=True,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def test_processes_compute_once_and_replace_a_dead_one(uri: str, tmp_path: Path) -> None:
@@ -257,14 +269,13 @@ def test_last_writer_of_a_lease_holds_it(uri: str, tmp_path: Path) -> None:
         time.sleep(0.02)
     first.release()
     assert stored(store, "leases") == [f"{KEY}.1.json"], "the other's lease is left alone"
-    with store.lease(KEY) as second:        # it is silent for longer than its time to live
+    with store.lease(KEY) as second:  # it is silent for longer than its time to live
         assert second.held
         assert stored(store, "leases") == [f"{KEY}.2.json"]
     assert not stored(store, "leases")
 
 
-def test_query_options_reach_the_server(endpoint: str, uri: str, tmp_path: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_options_reach_the_server(endpoint: str, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(Store(uri, tmp_path))
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     host = quote(endpoint.removeprefix("http://"), safe="")

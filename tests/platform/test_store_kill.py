@@ -20,8 +20,7 @@ ENV = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": 
 
 
 def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=ENV, text=True,
-                            stdout=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=ENV, text=True, stdout=subprocess.PIPE)
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
@@ -194,8 +193,9 @@ def test_dead_holder_is_replaced_by_exactly_one_waiter_at_once(tmp_path: Path) -
 def foreign(store: Store, generation: int = 1, beat: int = 0) -> Path:
     path = Path(store.storage.uri, "leases", f"{KEY}.{generation}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"host": "node7", "machine": "node7/boot/pid:[1]", "pid": 1, "start": "5",
-                                "nonce": "n", "beat": beat}))
+    path.write_text(
+        json.dumps({"host": "node7", "machine": "node7/boot/pid:[1]", "pid": 1, "start": "5", "nonce": "n", "beat": beat})
+    )
     return path
 
 
@@ -207,7 +207,7 @@ def test_silent_holder_on_another_machine_is_replaced_after_its_time_to_live(tmp
     def on_wait(holder: str, seconds: float) -> None:
         nonlocal beats, last_beat
         assert holder == "node7, process 1"
-        if beats < 4:                       # it lives for a while
+        if beats < 4:  # it lives for a while
             beats += 1
             foreign(store, beat=beats)
             last_beat = time.monotonic()
@@ -296,6 +296,6 @@ def test_process_start_tells_the_living_from_the_dead() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert process_start(child.pid)
     child.kill()
-    until(lambda: process_start(child.pid) is None)         # a zombie: nobody has reaped it
+    until(lambda: process_start(child.pid) is None)  # a zombie: nobody has reaped it
     child.wait()
     assert process_start(child.pid) is None

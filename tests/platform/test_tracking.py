@@ -263,9 +263,7 @@ def test_an_artifact_found_in_the_store_gets_a_run(sweep: Sweep) -> None:
     assert stage.info.status == "FINISHED"
 
 
-def test_an_event_that_mlflow_never_takes_does_not_hold_up_the_rest(
-    sweep: Sweep, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_event_that_mlflow_never_takes_does_not_hold_up_the_rest(sweep: Sweep, caplog: pytest.LogCaptureFixture) -> None:
     sweep.trial("t0")
     sweep.send()
     client = sweep.tracker.runs.client
@@ -304,9 +302,7 @@ def test_a_failed_pump_is_repeated_whole(sweep: Sweep, caplog: pytest.LogCapture
     assert len(sweep.runs()) == 3
 
 
-@pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:{port}", "http://me:secret@127.0.0.1:{port}", "ftp://x/y", "/etc/passwd"]
-)
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "http://me:secret@127.0.0.1:{port}", "ftp://x/y", "/etc/passwd"])
 def test_a_store_that_cannot_be_opened_is_one_sentence(tmp_path: Path, uri: str) -> None:
     with socket.socket() as taken:  # bound and not listening: connections are refused
         taken.bind(("127.0.0.1", 0))

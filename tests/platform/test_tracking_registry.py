@@ -60,7 +60,7 @@ class Store:
         save_file(network.state_dict(), folder / "model.safetensors")
         (folder / "recipe.json").write_text(json.dumps({"name": "tiny", "key": key}))
         return register(
-            self.uri, "digits-student", network, STUDENT, folder, key=key, metrics={"val/acc": value}, metric="val/acc",
+            self.uri, "digits-student", lambda: (network, STUDENT), folder, key=key, metrics={"val/acc": value}, metric="val/acc",
             mode=mode, fingerprint=data, run_id=self.runs.trial_run("t0"), tags={"gankd.method": "rgal"},
         )  # fmt: skip
 

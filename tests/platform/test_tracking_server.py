@@ -53,9 +53,7 @@ def wait_until_it_answers(port: int, process: "subprocess.Popen[bytes]") -> None
     raise RuntimeError("mlflow server ended")
 
 
-def test_a_killed_server_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_killed_server_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(tracking, "PERIOD_S", 0.05)
     port, key = free_port(), "k" * 16
     writer = EventWriter(str(tmp_path / "events"), "trial-0", 0.05)

@@ -70,7 +70,9 @@ def test_two_workers_end_where_one_does(artifacts: tuple[dict[str, Path], dict[s
         assert difference < TOLERANCE.get(stage, 1e-5), (stage, name, difference)
 
 
-def test_two_workers_share_the_sampling_and_collect_it_in_order(artifacts: tuple[dict[str, Path], dict[str, Path]]) -> None:
+def test_two_workers_share_the_sampling_and_collect_it_in_order(
+    artifacts: tuple[dict[str, Path], dict[str, Path]],
+) -> None:
     one, two = (np.load(found["samples"] / "labels.npy") for found in artifacts)
     assert np.array_equal(one, two)
     one, two = (np.load(found["samples"] / "images.npy").astype(int) for found in artifacts)

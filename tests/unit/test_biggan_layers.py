@@ -30,9 +30,7 @@ def test_spectral_norm(name: str) -> None:
     close(layer.normalised_weight(), expected["eval_W"])
     close(layer.u0, expected["u0"], 0)
     layer.train()
-    more_steps = (
-        1 if name.endswith("itr2") else 0
-    )  # this layer of the reference makes two power steps a training forward
+    more_steps = 1 if name.endswith("itr2") else 0  # this layer of the reference makes two power steps a training forward
     for _ in range(more_steps):
         layer.normalised_weight()
     out = layer(expected["x"])

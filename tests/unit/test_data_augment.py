@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from gankd.data.augment import Resident, crop_padded, flip_some, normalise
 from gankd.data.dataset import Split
 from gankd.errors import UserError
@@ -47,9 +48,7 @@ def test_batch_equals_the_per_image_reference(device: str, flip: bool, padding: 
         offsets = torch.randint(2 * padding + 1, (2, 32), generator=draws, device=device).cpu()
     expected = [slow(data.images[i], f, *o, padding) for i, f, o in zip(index, flips, offsets.T.tolist(), strict=True)]
     assert images.device.type == device
-    torch.testing.assert_close(
-        images.cpu(), torch.from_numpy(np.stack(expected)), rtol=0, atol=0 if device == "cpu" else 1e-7
-    )
+    torch.testing.assert_close(images.cpu(), torch.from_numpy(np.stack(expected)), rtol=0, atol=0 if device == "cpu" else 1e-7)
     assert labels.tolist() == data.labels[index].tolist()
     if flip:
         assert 5 < sum(flips) < 27

@@ -14,6 +14,7 @@ from urllib.error import URLError
 import h5py
 import numpy as np
 import pytest
+
 from gankd.data import DataConfig, DataSet, load, write_hdf5
 from gankd.errors import UserError
 
@@ -334,9 +335,7 @@ def fake_torchvision(monkeypatch: pytest.MonkeyPatch, **members: Any) -> None:
         monkeypatch.setitem(sys.modules, f"torchvision{name}", module)
 
 
-def test_download_only_when_allowed_and_no_connection_is_a_user_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_only_when_allowed_and_no_connection_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(url: str, *_: Any, **__: Any) -> None:
         raise URLError("no route")
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from gankd.data import DataConfig, DataSet, load
 from gankd.errors import UserError
-from PIL import Image
 
 
 def read(path: Path, **more: Any) -> DataSet:

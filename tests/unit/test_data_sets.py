@@ -7,14 +7,15 @@ import sys
 
 import numpy as np
 import pytest
-from gankd.data import DataConfig, digits, load, splits, write_hdf5
-from gankd.data.resize import set_channels, set_size
-from gankd.errors import UserError
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
+
+from gankd.data import DataConfig, digits, load, splits, write_hdf5
+from gankd.data.resize import set_channels, set_size
+from gankd.errors import UserError
 
 
 def rows(images: np.ndarray) -> set[bytes]:
@@ -22,9 +23,7 @@ def rows(images: np.ndarray) -> set[bytes]:
 
 
 def test_import_needs_nothing_heavy() -> None:
-    code = (
-        "import sys, gankd.data; print([m for m in ('torch','torchvision','sklearn','h5py','PIL') if m in sys.modules])"
-    )
+    code = "import sys, gankd.data; print([m for m in ('torch','torchvision','sklearn','h5py','PIL') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "platform"}
     )
@@ -72,9 +71,7 @@ def test_load_is_cached_and_repeatable() -> None:
     assert load(config).fingerprint == first.fingerprint
 
 
-@pytest.mark.parametrize(
-    "change", [{"image_size": 16}, {"image_channels": 3}, {"train_images": 100}, {"split_seed": 1}]
-)
+@pytest.mark.parametrize("change", [{"image_size": 16}, {"image_channels": 3}, {"train_images": 100}, {"split_seed": 1}])
 def test_fingerprint_covers_what_is_used(change: dict[str, int]) -> None:
     assert load(DataConfig(**change)).fingerprint != load(DataConfig()).fingerprint
 
@@ -82,9 +79,7 @@ def test_fingerprint_covers_what_is_used(change: dict[str, int]) -> None:
 def test_equal_bytes_by_another_route_have_an_equal_fingerprint(tmp_path) -> None:
     data = load(DataConfig(image_size=16))
     arrays = {
-        f"{kind}_{part}": getattr(getattr(data, part), kind)
-        for part in ("train", "val", "test")
-        for kind in ("images", "labels")
+        f"{kind}_{part}": getattr(getattr(data, part), kind) for part in ("train", "val", "test") for kind in ("images", "labels")
     }
     np.savez(tmp_path / "copy.npz", **arrays)
     copy = load(DataConfig(name="npz", path=str(tmp_path / "copy.npz")))
@@ -112,9 +107,7 @@ def test_digits_angle_turns_a_digit_by_its_label_and_keeps_copies_together() -> 
 
 
 def _upright(images: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    turned = [
-        Image.fromarray(i[0]).rotate(-float(a), Image.Resampling.BICUBIC) for i, a in zip(images, angles, strict=True)
-    ]
+    turned = [Image.fromarray(i[0]).rotate(-float(a), Image.Resampling.BICUBIC) for i, a in zip(images, angles, strict=True)]
     middle = slice(10, 22)  # the corners were cut off by turning
     return np.stack([np.asarray(image, np.float32)[middle, middle] for image in turned])
 

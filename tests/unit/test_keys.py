@@ -43,7 +43,15 @@ def test_the_shared_prefix_is_what_no_searched_knob_touches() -> None:
     def prefix(*knobs: str) -> list[str]:
         return [stage.name for stage in METHOD.prefix(knobs)]
 
-    assert prefix("samples.filter_quantile") == ["teacher", "baseline", "biggan", "extractor", "quality", "density_ratio", "control"]
+    assert prefix("samples.filter_quantile") == [
+        "teacher",
+        "baseline",
+        "biggan",
+        "extractor",
+        "quality",
+        "density_ratio",
+        "control",
+    ]
     assert prefix("density_ratio.lam", "student.lr") == ["teacher", "baseline", "biggan", "extractor", "quality"]
     assert prefix("student.fakes") == [stage for stage in STAGES if stage != "student"]
     assert prefix("seed") == prefix("data.train_images") == []

@@ -136,9 +136,7 @@ class Resident:
         for start in range(rank * n, len(self), world * n):
             yield self.take(torch.arange(start, min(start + n, len(self))))
 
-    def take(
-        self, index: Tensor, rng: torch.Generator | None = None, rank: int = 0, world: int = 1
-    ) -> tuple[Tensor, Tensor]:
+    def take(self, index: Tensor, rng: torch.Generator | None = None, rank: int = 0, world: int = 1) -> tuple[Tensor, Tensor]:
         """This worker's share of the images at `index` (int64 (n,), the global batch), augmented if `rng` is given.
 
         An index that occurs twice gives two independent views. Draws: flips, then crop offsets, for all n.

@@ -26,8 +26,7 @@ def check_image_type(shape: tuple[int, ...], dtype: np.dtype, where: str) -> Non
     last = len(shape) == 4 and shape[3] in (1, 3) and shape[1] == shape[2]
     if not (first or last or (grey and shape[1] == shape[2])):
         raise UserError(
-            f"{where} has shape {shape}, but square images are needed: "
-            "(N, C, S, S), (N, S, S, C) or (N, S, S), with C 1 or 3"
+            f"{where} has shape {shape}, but square images are needed: (N, C, S, S), (N, S, S, C) or (N, S, S), with C 1 or 3"
         )
     if 0 in shape:
         raise UserError(f"{where} is empty (shape {shape})")
@@ -52,9 +51,7 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     if labels.dtype.kind == "f":
         bad = np.flatnonzero(~np.isfinite(labels))
         if bad.size:
-            raise UserError(
-                f"{where} holds {bad.size} NaN or infinite labels, the first at index {bad[0]}: remove those images"
-            )
+            raise UserError(f"{where} holds {bad.size} NaN or infinite labels, the first at index {bad[0]}: remove those images")
         return labels.astype(np.float32)
     if labels.min() < 0:
         raise UserError(f"{where} holds the class label {labels.min()}: labels count from 0")
@@ -83,9 +80,7 @@ def check_source(source: Source, where: str) -> int | None:
         if part.labels.dtype != train.labels.dtype:
             raise UserError(f"{where}: the parts mix class labels (integers) and regression labels (floating point)")
     if len(np.unique(train.labels)) < 2:
-        raise UserError(
-            f"{where}: all training labels are {train.labels[0]}; two classes (or values) at least are needed"
-        )
+        raise UserError(f"{where}: all training labels are {train.labels[0]}; two classes (or values) at least are needed")
     return check_classes(source, where) if train.labels.dtype == np.int64 else None
 
 
@@ -96,9 +91,7 @@ def check_classes(source: Source, where: str) -> int:
     for part in (source.train, source.val, source.test):
         if part is not None and part.labels.max() >= classes:
             known = "class names" if source.class_names else "training labels"
-            raise UserError(
-                f"{where}: class label {part.labels.max()} is out of range, the {known} allow 0..{classes - 1}"
-            )
+            raise UserError(f"{where}: class label {part.labels.max()} is out of range, the {known} allow 0..{classes - 1}")
     if classes > len(source.train):
         raise UserError(
             f"{where}: class label {present[-1]} would make {classes} classes of {len(source.train)} training images; "

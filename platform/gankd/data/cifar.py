@@ -70,9 +70,7 @@ def _unpickle(file: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"{file} is not a file of CIFAR's Python version: {error}; use the binary version") from None
     if not isinstance(content, dict):
-        raise UserError(
-            f"{file} is not a file of CIFAR's Python version: it holds no dictionary; use the binary version"
-        )
+        raise UserError(f"{file} is not a file of CIFAR's Python version: it holds no dictionary; use the binary version")
     return content
 
 

@@ -55,9 +55,7 @@ class DataConfig(BaseModel):
     split_seed: int = Field(
         0, ge=0, lt=2**31, description="seed of the validation split and of train_images", json_schema_extra=_about("")
     )
-    download: bool = Field(
-        False, description="may the set be downloaded if it is not there", json_schema_extra=_about("")
-    )
+    download: bool = Field(False, description="may the set be downloaded if it is not there", json_schema_extra=_about(""))
 
     @field_validator("name")
     @classmethod

@@ -35,9 +35,7 @@ def read_folder(root: Path, size: int | None, channels: int | None) -> Source:
         present = {"train": root}
     class_names = tuple(folder.name for folder in _class_folders(present["train"]))
     if len(class_names) < 2:
-        raise UserError(
-            f"{present['train']} holds {len(class_names)} class folders; two at least are needed, one per class"
-        )
+        raise UserError(f"{present['train']} holds {len(class_names)} class folders; two at least are needed, one per class")
     lists = {part: _list_part(folder, class_names) for part, folder in present.items()}
     pictures = {part: _decode(files, size, channels) for part, (files, _) in lists.items()}
     depth = max(picture.shape[0] for part in pictures.values() for picture in part)

@@ -34,9 +34,7 @@ def read_hdf5(path: Path) -> Source:
             names = _read_names(file, path)
     except (OSError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} is no readable HDF5 file, perhaps truncated: copy or write it again ({reason})"
-        ) from None
+        raise UserError(f"{path} is no readable HDF5 file, perhaps truncated: copy or write it again ({reason})") from None
     return Source.of_parts(parts, names)
 
 
@@ -46,9 +44,7 @@ def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
 
     link = file.get(key, getlink=True)
     if not isinstance(link, h5py.HardLink):
-        raise UserError(
-            f"{path}: {key!r} is an HDF5 {type(link).__name__}, only data inside the file is read: copy it in"
-        )
+        raise UserError(f"{path}: {key!r} is an HDF5 {type(link).__name__}, only data inside the file is read: copy it in")
     dataset = file[key]
     if not isinstance(dataset, h5py.Dataset):
         raise UserError(f"{path}: {key!r} is a {type(dataset).__name__}, not a dataset")
@@ -63,9 +59,7 @@ def _read_part(file: h5py.File, images_key: str, labels_key: str, path: Path) ->
     check_image_type(images.shape, images.dtype, f"{images_key!r} in {path}")
     labels_at = f"{labels_key!r} in {path}"
     if labels.shape[:1] != images.shape[:1]:
-        raise UserError(
-            f"{labels_at} has shape {labels.shape}, but one label for each of {len(images)} images is needed"
-        )
+        raise UserError(f"{labels_at} has shape {labels.shape}, but one label for each of {len(images)} images is needed")
     return Split(channels_first(images[...]), check_labels(np.asarray(labels[...]), len(images), labels_at))
 
 

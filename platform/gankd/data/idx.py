@@ -27,9 +27,7 @@ def read_array(path: Path) -> np.ndarray:
     dimensions, start = content[3], 4 + 4 * content[3]
     shape = tuple(int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions))
     if len(content) - start != math.prod(shape):
-        raise UserError(
-            f"{path} is truncated: {len(content) - start} bytes where its header {shape} needs {math.prod(shape)}"
-        )
+        raise UserError(f"{path} is truncated: {len(content) - start} bytes where its header {shape} needs {math.prod(shape)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -46,7 +44,5 @@ def read_idx(folder: Path) -> Source:
         if images and labels:
             parts[part] = check_part(read_array(images), read_array(labels), str(images), str(labels))
         elif part == "train" or images or labels:
-            raise UserError(
-                f"{folder} must hold {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, plain or .gz"
-            )
+            raise UserError(f"{folder} must hold {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, plain or .gz")
     return Source.of_parts(parts)

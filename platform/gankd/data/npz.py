@@ -28,9 +28,7 @@ def read_npz(path: Path) -> Source:
             names = tuple(map(str, file["class_names"].ravel())) if "class_names" in file.files else ()
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path} is no readable .npz of plain arrays: write it again with numpy.savez ({reason})"
-        ) from None
+        raise UserError(f"{path} is no readable .npz of plain arrays: write it again with numpy.savez ({reason})") from None
     parts = {
         part: check_part(*arrays[part], f"{images!r} in {path}", f"{labels!r} in {path}")
         for part, (images, labels) in pairs.items()

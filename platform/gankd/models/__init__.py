@@ -1,6 +1,7 @@
-"""Networks by name. `build(name, **kwargs)` makes one; a recipe (name + kwargs as JSON) beside safetensors weights is how one is kept.
+"""Networks by name. `build(name, **kwargs)` makes one; a recipe (name, kwargs) as JSON beside safetensors keeps one.
 
 Only `nn.Module`s live here: no loss, no optimiser. Networks, and torch itself, are imported when one is first built.
+What is built or loaded is typed `Any`, because the attributes differ (`dim_z` of generators, `features` of classifiers).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ OTHERS: dict[str, str] = {
 MODELS: dict[str, str] = {**GENERATORS, **DISCRIMINATORS, **CLASSIFIERS, **OTHERS}
 
 
-def build(name: str, **kwargs: Any) -> nn.Module:
+def build(name: str, **kwargs: Any) -> Any:
     """The network `name`, freshly initialised from torch's default generator. Raises UserError for an unknown name.
 
     `normalisation=[mean, std]` (a number per channel each) makes a classifier normalise its images by itself.
@@ -75,7 +76,7 @@ def save(network: nn.Module, folder: Path, weights: Mapping[str, Any] | None = N
     (folder / "recipe.json").write_text(json.dumps(network.recipe, indent=2, sort_keys=True))
 
 
-def load(folder: Path) -> nn.Module:
+def load(folder: Path) -> Any:
     """The network that `save` wrote, on the CPU, in eval mode."""
     from safetensors.torch import load_file
 

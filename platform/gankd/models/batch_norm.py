@@ -35,9 +35,7 @@ class BatchStatistics(nn.Module):
 
     def normalise(self, x: Tensor, gain: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         if self.synchronised and self.training and dist.is_initialized():
-            return global_batch_norm(
-                x, self.stored_mean, self.stored_var, gain, bias, momentum=MOMENTUM, eps=self.eps
-            )
+            return global_batch_norm(x, self.stored_mean, self.stored_var, gain, bias, momentum=MOMENTUM, eps=self.eps)
         return F.batch_norm(x, self.stored_mean, self.stored_var, gain, bias, self.training, momentum=MOMENTUM, eps=self.eps)
 
 
@@ -79,9 +77,7 @@ def standing_statistics(generator: nn.Module, batches: Iterable[tuple[Tensor, Te
     means is left out.
     """
     layers = [m for m in generator.modules() if isinstance(m, BatchStatistics)]
-    sums: dict[nn.Module, list[Tensor]] = {
-        m: [torch.zeros_like(m.stored_mean), torch.zeros_like(m.stored_var)] for m in layers
-    }
+    sums: dict[nn.Module, list[Tensor]] = {m: [torch.zeros_like(m.stored_mean), torch.zeros_like(m.stored_var)] for m in layers}
 
     def collect(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         variance, mean = torch.var_mean(inputs[0].to(sums[layer][0].dtype), (0, 2, 3), correction=0)

@@ -49,9 +49,7 @@ DISCRIMINATOR_CHANNELS: dict[int, tuple[tuple[int, ...], int]] = {
 
 def check_image_size(image_size: int, known: Iterable[int]) -> None:
     if image_size not in known:
-        raise UserError(
-            f"image_size {image_size} has no BigGAN of this kind: choose one of {', '.join(map(str, known))}."
-        )
+        raise UserError(f"image_size {image_size} has no BigGAN of this kind: choose one of {', '.join(map(str, known))}.")
 
 
 class Generator(nn.Module):

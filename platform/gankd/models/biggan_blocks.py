@@ -49,9 +49,7 @@ class GeneratorBlock(nn.Module):
     Two 3x3 convolutions, either behind conditional BN and ReLU, and a 1x1 shortcut.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, condition: Condition, sn_eps: float = 1e-8, bn_eps: float = 1e-5
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, condition: Condition, sn_eps: float = 1e-8, bn_eps: float = 1e-5) -> None:
         super().__init__()
         self.conv1 = SNConv2d(inputs, outputs, 3, padding=1, eps=sn_eps)
         self.conv2 = SNConv2d(outputs, outputs, 3, padding=1, eps=sn_eps)
@@ -110,18 +108,14 @@ def check_attention(attention: tuple[int, ...], channels: dict[int, int]) -> Non
     for size in attention:
         if channels.get(size, 0) < 8 or size % 2:
             allowed = ", ".join(str(s) for s, c in channels.items() if c >= 8 and s % 2 == 0) or "none"
-            raise UserError(
-                f"attention at {size} px is not possible here: choose from map sizes {allowed}, or leave it empty."
-            )
+            raise UserError(f"attention at {size} px is not possible here: choose from map sizes {allowed}, or leave it empty.")
 
 
 def embed_labels(shared: nn.Embedding | None, labels: Tensor) -> Tensor:
     """Integer labels (N,) looked up in the shared table; floats (N, shared_dim) are embeddings already."""
     if shared is None:
         if labels.is_floating_point():
-            raise UserError(
-                "this generator has one table per layer (shared_dim = 0): pass integer labels, not embeddings."
-            )
+            raise UserError("this generator has one table per layer (shared_dim = 0): pass integer labels, not embeddings.")
         return labels
     return labels if labels.is_floating_point() else shared(labels)
 

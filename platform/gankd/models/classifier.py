@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class OwnNormalisation(Classifier):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network, self.feature_dim = network, network.feature_dim
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))

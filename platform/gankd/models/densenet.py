@@ -41,9 +41,7 @@ class Transition(nn.Module):
 class DenseNet(Classifier):
     """A stem of 2 x growth channels (BN on large images), dense stages of `blocks[i]` layers and transitions."""
 
-    def __init__(
-        self, blocks: tuple[int, ...], growth: int, classes: int, image_channels: int = 3, image_size: int = 32
-    ) -> None:
+    def __init__(self, blocks: tuple[int, ...], growth: int, classes: int, image_channels: int = 3, image_size: int = 32) -> None:
         super().__init__()
         channels = 2 * growth
         self.conv1 = first_conv(image_channels, channels, image_size)

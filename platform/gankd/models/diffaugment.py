@@ -34,9 +34,7 @@ def draw(n: int, height: int, width: int, policy: Sequence[str], generator: torc
     draws: Draws = {}
 
     def integers(*ranges: tuple[int, int]) -> Tensor:
-        columns = [
-            torch.randint(low, high + 1, (n,), generator=generator, device=generator.device) for low, high in ranges
-        ]
+        columns = [torch.randint(low, high + 1, (n,), generator=generator, device=generator.device) for low, high in ranges]
         return torch.stack(columns, 1)
 
     for name in policy:

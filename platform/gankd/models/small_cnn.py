@@ -26,9 +26,7 @@ class SmallCNN(Classifier):
     `norm="none"` and `norm="group"` have no statistics over the batch, so a result cannot depend on how it is split.
     """
 
-    def __init__(
-        self, classes: int, image_channels: int = 3, image_size: int = 32, width: int = 8, norm: Norm = "batch"
-    ) -> None:
+    def __init__(self, classes: int, image_channels: int = 3, image_size: int = 32, width: int = 8, norm: Norm = "batch") -> None:
         super().__init__()
         layers = [_conv(image_channels, width, 1, norm)]
         size, channels = image_size, width

@@ -82,5 +82,5 @@ def synchronise(network: nn.Module) -> nn.Module:
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.__class__ = SynchronisedBatchNorm
         elif hasattr(module, "stored_mean"):  # BigGAN's own layers
-            module.synchronised = True
+            setattr(module, "synchronised", True)  # noqa: B010
     return network

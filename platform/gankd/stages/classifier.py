@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +25,6 @@ EVALUATIONS = 20  # points of a validation curve
 
 Batch = tuple[Tensor, Tensor]
 Draw = Callable[[int, torch.Generator], Batch]
-
-
-class TrainingConfig(Protocol):
-    """The knobs that any classifier's training has."""
-
-    lr: float
-    momentum: float
-    weight_decay: float
-    schedule: str
-    milestones: tuple[float, ...]
-    precision: str
 
 
 def accuracy(network: nn.Module, images: Resident, ctx: Context | None = None) -> float:
@@ -61,7 +50,7 @@ class ClassifierTraining(Algorithm):
         rate: Callable[[int], float],
     ) -> None:
         self.ctx, self.cfg, self.draw, self.rate = ctx, cfg, draw, rate
-        self.network = network.to(ctx.device, memory_format=torch.channels_last).train()
+        self.network = network.to(ctx.device).to(memory_format=torch.channels_last).train()
         if cfg.sync_batch_norm and ctx.world_size > 1:
             synchronise(network)
         self.validation = Resident(validation, ctx.device)
@@ -87,7 +76,7 @@ class ClassifierTraining(Algorithm):
         return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
 
 
-def rate_of(cfg: TrainingConfig, steps: int, *, late_by: int = 0) -> Callable[[int], float]:
+def rate_of(cfg: Any, steps: int, *, late_by: int = 0) -> Callable[[int], float]:
     """Step -> multiplier of the learning rate; `late_by` steps after the milestones."""
     if cfg.schedule == "cosine":
         return lambda step: cosine(step, steps)
@@ -95,7 +84,7 @@ def rate_of(cfg: TrainingConfig, steps: int, *, late_by: int = 0) -> Callable[[i
     return lambda step: multistep(step, milestones)
 
 
-def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> nn.Module:
+def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> Any:
     """The network of `cfg` for the images and classes of `data`, freshly initialised."""
     if cfg.width:
         extra["width"] = cfg.width
@@ -132,20 +121,18 @@ def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: 
         # RepDistiller compares `epoch > milestone`: one epoch later than everyone else.
         late_by = real.steps_for(1, cfg.batch) if cfg.reference_compat else 0
         training = ClassifierTraining(ctx, cfg, network, draw, data.val, rate_of(cfg, steps, late_by=late_by))
-        found = train(
-            ctx, training, steps=steps, batch=cfg.batch, evaluate_every=max(1, steps // EVALUATIONS)
-        )
+        found = train(ctx, training, steps=steps, batch=cfg.batch, evaluate_every=max(1, steps // EVALUATIONS))
     models.save(network, ctx.out)
     return {**found, "parameters": float(sum(p.numel() for p in network.parameters()))}
 
 
-def load_user_checkpoint(network: nn.Module, cfg: ClassifierConfig) -> str:
+def load_user_checkpoint(network: Any, cfg: ClassifierConfig) -> str:
     """Fill `network` from the user's file; what matched. Raises UserError for a file that does not fit or holds code."""
     inner = network.network if cfg.normalisation else network
     return str(load_checkpoint(inner, cfg.checkpoint or ""))
 
 
-def load_network(artifact: Artifact, device: torch.device | str = "cpu") -> nn.Module:
+def load_network(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     """The network that a stage saved, in eval mode, frozen."""
     return models.load(artifact.path).to(device).requires_grad_(False)
 

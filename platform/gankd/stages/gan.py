@@ -84,9 +84,7 @@ class GANTraining(Algorithm):
     ) -> None:
         hp = self.hyperparameters = hyperparameters
         if hp.batch % world_size:
-            raise UserError(
-                f"batch {hp.batch} cannot be shared by {world_size} workers: choose a multiple of {world_size}."
-            )
+            raise UserError(f"batch {hp.batch} cannot be shared by {world_size} workers: choose a multiple of {world_size}.")
         self.loss = gan_loss(hp.loss)
         diffaugment.draw(0, 8, 8, hp.diffaugment, torch.Generator())  # an unknown operation is an error before training
         share = hp.batch // world_size

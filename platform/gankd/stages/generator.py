@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -95,7 +97,7 @@ def hyperparameters(cfg: GanConfig) -> GANHyperparameters:
 
 
 @torch.no_grad()
-def class_sheet(generator: nn.Module, ctx: Context) -> object:
+def class_sheet(generator: Any, ctx: Context) -> object:
     """A picture with a row per class (the first ones), the same latents every time."""
     shown = min(generator.classes, CLASSES_SHOWN)
     z = torch.randn(shown * ROWS, generator.dim_z, generator=ctx.rng(0, "sheet"), device=ctx.device)

@@ -14,9 +14,7 @@ from gankd.stages.sections import QualityConfig
 
 
 @torch.no_grad()
-def score_generator(
-    ctx: Context, cfg: QualityConfig, data: DataSet, biggan: Artifact, extractor: Artifact
-) -> dict[str, float]:
+def score_generator(ctx: Context, cfg: QualityConfig, data: DataSet, biggan: Artifact, extractor: Artifact) -> dict[str, float]:
     """Frechet distance to the validation images in the extractor's features, and how often the extractor sees the class.
 
     `fid_extractor` compares generators of the same data and extractor only; it is not the FID of Inception features.

@@ -24,7 +24,9 @@ class ClassifierConfig(Section):
     )
     norm: Literal["batch", "group", "none"] = knob("batch", "normalisation layers of `small_cnn`", origin="ours")
     shortcut: Literal["projection", "pad"] = knob(
-        "projection", "how a CIFAR resnet's shortcut changes width; public CIFAR checkpoints often `pad`", origin="RepDistiller"
+        "projection",
+        "how a CIFAR resnet's shortcut changes width; public CIFAR checkpoints often `pad`",
+        origin="RepDistiller",
     )
     epochs: int = knob(240, "passes over the training images", unit="epochs", origin="RepDistiller script", ge=1)
     batch: int = knob(64, "images per step over all workers", unit="images", origin="RepDistiller script", ge=1)
@@ -33,10 +35,15 @@ class ClassifierConfig(Section):
     weight_decay: float = knob(5e-4, "weight decay", origin="RepDistiller script", ge=0, lt=1)
     schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate", origin="RepDistiller script")
     milestones: tuple[Fraction, ...] = knob(
-        (0.625, 0.75, 0.875), "where multistep multiplies the rate by 0.1", unit="share of the training", origin="epochs 150, 180, 210 of 240"
+        (0.625, 0.75, 0.875),
+        "where multistep multiplies the rate by 0.1",
+        unit="share of the training",
+        origin="epochs 150, 180, 210 of 240",
     )
     flip: bool = knob(True, "random horizontal flips", origin="RepDistiller script")
-    crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin="RepDistiller script", ge=0, le=32)
+    crop_padding: int = knob(
+        4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin="RepDistiller script", ge=0, le=32
+    )
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
     reference_compat: bool = knob(
@@ -50,7 +57,13 @@ class GanConfig(Section):
     network: Literal["biggan", "biggan_deep"] = knob("biggan", "family of both networks", origin="BigGAN")
     width: int = knob(64, "channel multiplier of both networks", unit="channels", origin="BigGAN CIFAR script", ge=1, le=256)
     dim_z: int = knob(128, "width of the latent", origin="BigGAN CIFAR script", ge=1, le=1024)
-    shared_dim: int = knob(0, "width of a class embedding shared by all layers; 0 = a table per layer", origin="BigGAN CIFAR script", ge=0, le=1024)
+    shared_dim: int = knob(
+        0,
+        "width of a class embedding shared by all layers; 0 = a table per layer",
+        origin="BigGAN CIFAR script",
+        ge=0,
+        le=1024,
+    )
     hierarchical: bool = knob(False, "give every block a chunk of the latent", origin="BigGAN CIFAR script")
     attention: tuple[int, ...] = knob((), "resolutions with self-attention", unit="pixels", origin="BigGAN CIFAR script")
     init: Literal["N02", "ortho", "xavier"] = knob("N02", "weight initialisation", origin="BigGAN CIFAR script")
@@ -66,7 +79,9 @@ class GanConfig(Section):
     beta2: float = knob(0.999, "Adam's second decay", origin="BigGAN", gt=0, lt=1)
     adam_eps: float = knob(1e-8, "Adam's epsilon", origin="BigGAN CIFAR script", gt=0, lt=1)
     ema_decay: float = knob(0.9999, "decay of the generator's moving average", origin="BigGAN", ge=0, lt=1)
-    ema_start: int = knob(1000, "steps before which the average is the live generator", unit="steps", origin="BigGAN CIFAR script", ge=0)
+    ema_start: int = knob(
+        1000, "steps before which the average is the live generator", unit="steps", origin="BigGAN CIFAR script", ge=0
+    )
     orthogonal: float = knob(0.0, "strength of modified orthogonal regularisation", origin="BigGAN scripts", ge=0, lt=1)
     diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = knob(
         ("color", "translation", "cutout"), "differentiable augmentation of what D sees", origin="cGAN-KD CIFAR-100"
