@@ -77,7 +77,7 @@ def train_on_ray(job: Job, need: Resources, *, callbacks: list[Any] | None = Non
     from ray.train.torch import TorchTrainer
 
     trainer = TorchTrainer(
-        _worker,
+        _worker,  # type: ignore[arg-type]  # TorchTrainer hands its return value on
         train_loop_config={"job": job.as_dict(), "report": report},
         scaling_config=ScalingConfig(
             num_workers=need.workers, use_gpu=bool(need.gpus_per_worker), resources_per_worker=need.per_worker()

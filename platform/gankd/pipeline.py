@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gankd import __version__
@@ -169,7 +170,9 @@ class Pipeline:
 
     def _make(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact | None:
         """Train the stage on all ranks; rank 0 publishes. Failures are known to every rank and remembered by the sweep."""
-        key, started = self.keys[stage.name], time.time()
+        import torch  # here, so that its import does not count as the stage's time
+
+        key, started, cpu_started = self.keys[stage.name], time.time(), time.process_time()
         self._refuse_known_failure(key)
         events = self._open_events(stage)
         end: dict[str, Any] = {"status": "stopped", "metrics": {}, "reason": ""}
@@ -177,9 +180,13 @@ class Pipeline:
         try:
             metrics, error = self._attempt(lambda: self._call(stage, inputs, out, events))
             self._agree(key, error)
-            manifest = self._manifest(stage, inputs, metrics or {}, started)
-            publish: Callable[[], Artifact] = lambda: self.store.publish(key, out, manifest)  # noqa: E731
-            artifact, error = self._attempt(publish) if self.world.rank == 0 else (None, None)
+            manifest = self._manifest(stage, inputs, metrics or {}) | {
+                "created": started,
+                "seconds": time.time() - started,
+                "cpu_seconds": time.process_time() - cpu_started,
+                "versions": {"gankd": __version__, "torch": torch.__version__},
+            }
+            artifact, error = self._attempt(lambda: self._publish(key, out, manifest))
             self._agree(key, error)
             end = {"status": "finished", "metrics": manifest["metrics"], "reason": ""}
             return artifact
@@ -192,6 +199,9 @@ class Pipeline:
                 names = {f"{stage.name}/{name}": value for name, value in end.pop("metrics").items()}
                 events.emit("stage_end", key=key, stage=stage.name, trial=self.job.trial, metrics=names, **end)
                 events.close()
+
+    def _publish(self, key: str, out: Path, manifest: Mapping[str, Any]) -> Artifact | None:
+        return self.store.publish(key, out, manifest) if self.world.rank == 0 else None
 
     def _call(self, stage: Stage, inputs: Mapping[str, Artifact], out: Any, events: EventWriter | None) -> Any:
         import torch
@@ -253,7 +263,7 @@ class Pipeline:
         )
         return events
 
-    def _manifest(self, stage: Stage, inputs: Any, metrics: Mapping[str, float], started: float) -> dict[str, Any]:
+    def _manifest(self, stage: Stage, inputs: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
         import torch
 
         return {
@@ -267,9 +277,6 @@ class Pipeline:
             "fingerprint": load_data(self.config.data).fingerprint,
             "inputs": {name: artifact.key for name, artifact in inputs.items()},
             "metrics": {name: float(value) for name, value in metrics.items()},
-            "seconds": time.time() - started,
             "workers": self.world.size,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
-            "versions": {"gankd": __version__, "torch": torch.__version__},
-            "created": started,
         }
