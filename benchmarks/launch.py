@@ -41,7 +41,7 @@ def main() -> None:
     ends = {e["trial"]: e["time"] for e in kinds["trial_end"]}
     starts = {e["trial"]: e["time"] for e in kinds["trial_start"]}
     stage_ends = {(e["trial"], e["stage"]): e["time"] for e in kinds["stage_end"]}
-    inside = {trial: 0.0 for trial in starts}
+    inside = dict.fromkeys(starts, 0.0)
     for e in kinds["stage_start"]:
         inside[e["trial"]] += (stage_ends[e["trial"], e["stage"]] - e["time"]) / 1000
     slots = min(2, os.cpu_count() or 1)

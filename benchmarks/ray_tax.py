@@ -20,12 +20,18 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from gankd.config import build_config, read_preset, with_knobs  # noqa: E402
-from gankd.pipeline import Job  # noqa: E402
-from gankd.plan import Resources  # noqa: E402
-from gankd.registry import find_method  # noqa: E402
+from gankd.config import build_config, read_preset, with_knobs
+from gankd.pipeline import Job
+from gankd.plan import Resources
+from gankd.registry import find_method
 
-BARE = "import json, sys\nfrom gankd.pipeline import Job, run\nj = json.loads(sys.argv[1])\nj['stages'] = tuple(j['stages'])\nrun(Job(**j))"
+BARE = """
+import json, sys
+from gankd.pipeline import Job, run
+job = json.loads(sys.argv[1])
+job["stages"] = tuple(job["stages"])
+run(Job(**job))
+"""
 
 
 def job(storage: Path, steps: int) -> Job:
