@@ -52,12 +52,10 @@ def main() -> None:
     p, n = 1 - late / total_off, asked.trials
     ceiling, gain = n / (p + n * (1 - p)), total_off / total_on
     for stage in off:
-        print(
-            f"{stage:14} on: {len(on[stage]):3} made, {sum(on[stage]):8.1f} s   off: {len(off[stage]):3} made, {sum(off[stage]):8.1f} s"
-        )
-    print(
-        f"device-seconds on {total_on:.1f}, off {total_off:.1f}: {gain:.2f} times fewer; shared part p = {p:.3f}, ceiling {ceiling:.2f}"
-    )
+        made = [f"{len(side[stage]):3} made, {sum(side[stage]):8.1f} s" for side in (on, off)]
+        print(f"{stage:14} on: {made[0]}   off: {made[1]}")
+    print(f"device-seconds on {total_on:.1f}, off {total_off:.1f}: {gain:.2f} times fewer")
+    print(f"shared part p = {p:.3f}, ceiling {ceiling:.2f}")
     print(f"ratio: {gain / ceiling:.3f}")
 
 
