@@ -13,7 +13,7 @@ SPACE = {
     "samples.filter_quantile": tune.quniform(0.5, 1.0, 0.1),
     # M3: how the student meets them.
     "student.fakes": tune.choice([500, 1000, 2000]),
-    "student.real_per_fake": tune.choice([0.25, 0.5, 1.0, 2.0]),
+    "student.real_per_fake": tune.choice([0.5, 1.0, 2.0, 4.0]),
     "student.lr": tune.loguniform(1e-2, 2e-1),
     "student.start": tune.choice(["baseline", "scratch"]),
 }

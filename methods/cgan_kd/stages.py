@@ -24,6 +24,7 @@ from gankd.stages.classifier import (
     ClassifierTraining,
     build_classifier,
     fit_classifier,
+    keep_classifier,
     load_network,
     rate_of,
 )
@@ -217,7 +218,7 @@ def _fit_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Arti
 
     training = ClassifierTraining(ctx, cfg, network, draw, data.val, rate_of(cfg, cfg.steps))
     found = train(ctx, training, steps=cfg.steps, batch=cfg.batch, evaluate_every=max(1, cfg.steps // EVALUATIONS))
-    models.save(network, ctx.out)
+    keep_classifier(ctx, network, data)
     return found
 
 

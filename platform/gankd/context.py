@@ -6,7 +6,6 @@ process group (set up by whoever launches) and the `report` hook. Neither Ray no
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import time
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from gankd.pictures import as_png
 
 if TYPE_CHECKING:
     from gankd.events import EventWriter
@@ -137,10 +138,7 @@ class Context:
     def image(self, name: str, picture: Any, step: int = 0) -> None:
         """Log a picture (a PIL image) under `<stage>/<name>`."""
         if self.events and self.rank == 0:
-            buffer = io.BytesIO()
-            picture.save(buffer, format="PNG", optimize=True)
-            png = base64.b64encode(buffer.getvalue()).decode()
-            self.events.emit("image", key=self.key, name=f"{self.stage}/{name}", step=step, png=png)
+            self.events.emit("image", key=self.key, name=f"{self.stage}/{name}", step=step, png=as_png(picture))
 
     def progress(self, step: int, total: int, rate: float = 0.0, **extra: float) -> None:
         """How far this stage is: step of total, images per second."""

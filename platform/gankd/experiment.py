@@ -19,6 +19,7 @@ from gankd.display import Live, score_table, trial_table
 from gankd.errors import StageFailed, UserError
 from gankd.events import EventReader, EventWriter
 from gankd.method import flatten
+from gankd.pictures import trial_curves
 from gankd.plan import Sweep
 from gankd.records import TrialRecord
 from gankd.store import Store
@@ -139,6 +140,8 @@ def _conclude(sweep: Sweep, records: list[TrialRecord], tracker: Tracker, events
             if artifact:
                 tracker.stage_from_store(key, artifact.manifest)
     events.emit("metrics", step=0, values=_summary(sweep, best, scores))
+    if curves := validation_curves(sweep, records):
+        events.emit("image", name="trials", step=0, png=trial_curves(curves, sweep.space.metric))
     events.flush()
     console.print(trial_table(sweep, records, best))
     console.print(score_table(sweep, best, scores))
@@ -146,6 +149,23 @@ def _conclude(sweep: Sweep, records: list[TrialRecord], tracker: Tracker, events
     for line in registered:
         console.print(line)
     return Result(records, best, scores, registered)
+
+
+def validation_curves(sweep: Sweep, records: list[TrialRecord]) -> dict[str, list[tuple[int, float]]]:
+    """Trial -> (step, objective) as its watched stage reported them in this sweep; what came from the store has none."""
+    trials = {record.keys.get(sweep.method.progress): record.trial for record in records}
+    curves: dict[str, list[tuple[int, float]]] = {}
+    reader = EventReader(sweep.records.events)
+    cursor: dict[str, int] = {}
+    while True:
+        seen, after = reader.read(cursor)
+        for event in seen:
+            if event["kind"] == "metrics" and event.get("key") in trials and sweep.space.metric in event["values"]:
+                point = (event["step"], event["values"][sweep.space.metric])
+                curves.setdefault(trials[event["key"]], []).append(point)
+        if after == cursor:
+            return curves
+        cursor = after
 
 
 def _summary(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float]) -> dict[str, float]:

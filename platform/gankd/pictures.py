@@ -1,10 +1,14 @@
-"""Pictures for the tracker and the command line: sheets of images, bars of gains."""
+"""Pictures for the tracker and the command line: sheets of images, confusions, curves."""
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE = 640  # pixels; small images are enlarged to about this width
 
@@ -24,3 +28,31 @@ def sheet(images: Tensor, columns: int) -> Any:
     picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
     scale = max(1, SIDE // picture.width)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def heat_map(shares: Tensor) -> Any:
+    """A matrix of shares in 0..1 (rows x columns) as a PIL picture, dark to bright, enlarged without smoothing."""
+    return sheet(shares[None, None].float().mul(2).sub(1), columns=1)
+
+
+def as_png(picture: Any) -> str:
+    """A PIL picture as base64 of PNG, as events carry it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def trial_curves(curves: Mapping[str, list[tuple[int, float]]], title: str) -> str:
+    """Validation curves, one line a trial, as base64 of PNG. `curves`: label -> (step, value) points."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel="step", ylabel=title)
+    for label, points in curves.items():
+        axes.plot(*zip(*sorted(points), strict=True), label=label, linewidth=1.5)
+    if len(curves) <= 12:
+        axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -17,6 +17,7 @@ from gankd.data.augment import Resident
 from gankd.engine import Algorithm, autocast, evaluating, train
 from gankd.models.classifier_import import load_checkpoint
 from gankd.models.sync_batch_norm import synchronise
+from gankd.pictures import heat_map
 from gankd.schedule import cosine, multistep
 from gankd.stages.sections import ClassifierConfig
 
@@ -76,6 +77,22 @@ class ClassifierTraining(Algorithm):
         return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
 
 
+@torch.no_grad()
+def confusion(network: nn.Module, images: Resident, classes: int) -> Tensor:
+    """Row: true class, column: answer, value: share of the true class. (classes, classes)."""
+    counts = torch.zeros(classes, classes)
+    with evaluating(network):
+        for batch, labels in images.in_order(EVALUATION_BATCH):
+            counts.index_put_((labels.cpu(), network(batch).argmax(1).cpu()), torch.ones(len(labels)), accumulate=True)
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+def keep_classifier(ctx: Context, network: nn.Module, data: DataSet) -> None:
+    """Save a trained classifier, and log how it confuses the validation images."""
+    models.save(network, ctx.out)
+    ctx.image("confusion", heat_map(confusion(network, Resident(data.val, ctx.device), data.classes or 0)))
+
+
 def rate_of(cfg: Any, steps: int, *, late_by: int = 0) -> Callable[[int], float]:
     """Step -> multiplier of the learning rate; `late_by` steps after the milestones."""
     if cfg.schedule == "cosine":
@@ -122,7 +139,7 @@ def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: 
         late_by = real.steps_for(1, cfg.batch) if cfg.reference_compat else 0
         training = ClassifierTraining(ctx, cfg, network, draw, data.val, rate_of(cfg, steps, late_by=late_by))
         found = train(ctx, training, steps=steps, batch=cfg.batch, evaluate_every=max(1, steps // EVALUATIONS))
-    models.save(network, ctx.out)
+    keep_classifier(ctx, network, data)
     return {**found, "parameters": float(sum(p.numel() for p in network.parameters()))}
 
 
