@@ -1,35 +1,99 @@
-"""What tests share: contexts without Ray, and the real command line in a process of its own."""
+"""What tests share: the real command line, in processes of its own and in a folder of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gankd.events import EventReader
+from gankd.records import SweepRecords
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
+GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
+Done = subprocess.CompletedProcess[str]
 
 
-def environment() -> dict[str, str]:
-    """The environment of a command under test: single-threaded, and its own tracking."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
-    return env | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+class Workplace:
+    """A folder in which commands run as a user runs them: single-threaded, with their own storage and tracking.
+
+    `path` holds further folders to import from, for methods of outside packages.
+    """
+
+    def __init__(self, folder: Path, *path: Path) -> None:
+        self.folder = folder
+        self.storage = folder / "runs"
+        self.tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
+        places = os.pathsep.join(map(str, (ROOT / "platform", ROOT, *path)))
+        self.environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "PYTHONPATH": places}
+
+    def tune(self, *arguments: str, timeout: float = 280) -> Done:
+        """`python tune.py ...` to its end."""
+        return self._run([sys.executable, str(ROOT / "tune.py"), *arguments], timeout)
+
+    def gankd(self, *arguments: str, timeout: float = 120) -> Done:
+        """`gankd ...` to its end."""
+        return self._run([*GANKD, *arguments], timeout)
+
+    def _run(self, command: list[str], timeout: float) -> Done:
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    @contextlib.contextmanager
+    def started(self, command: list[str]) -> Iterator[subprocess.Popen[str]]:
+        """A command in a process group of its own; what is left of the group at the end is killed."""
+        with open(self.folder / "output.txt", "w") as output:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=output, stderr=output, text=True, start_new_session=True
+            )
+            try:
+                yield process
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def output(self) -> str:
+        """What the last started command has said."""
+        return (self.folder / "output.txt").read_text()
+
+    def events(self, sweep: str, kind: str) -> list[dict[str, Any]]:
+        """All events of a kind that a sweep has left."""
+        reader, cursor, found = EventReader(SweepRecords(str(self.storage), sweep).events), {}, []
+        while True:
+            events, after = reader.read(cursor)
+            if after == cursor:
+                return [event for event in found if event["kind"] == kind]
+            cursor, found = after, found + events
+
+    def trials(self, sweep: str) -> list[dict[str, Any]]:
+        """The records of a sweep's trials."""
+        return [json.loads(file.read_text()) for file in (self.storage / "sweeps" / sweep / "trials").glob("*.json")]
+
+
+def until(condition: Callable[[], Any], seconds: float = 120, alive: subprocess.Popen[str] | None = None) -> Any:
+    """Wait for a condition; its value. Gives up when time is over or the process that should bring it about has ended."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        assert alive is None or alive.poll() is None, "the process ended before"
+        time.sleep(0.02)
+    return value
 
 
 @pytest.fixture
-def tune(tmp_path: Path) -> Command:
-    """Runs `python tune.py ...` in an empty folder."""
-
-    def run(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "tune.py"), *arguments]
-        return subprocess.run(
-            command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
-        )
-
-    return run
+def workplace(tmp_path: Path) -> Workplace:
+    return Workplace(tmp_path)

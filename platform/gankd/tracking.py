@@ -26,7 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from gankd.errors import UserError
 from gankd.events import Cursor, Event, EventReader
-from gankd.tracking_runs import Runs, is_refusal
+from gankd.tracking_runs import Runs, is_refusal, stage_title
 
 PERIOD_S = 2.0  # between two pumps
 LONGEST_PAUSE_S = 30.0  # between two attempts to reach a server that is away
@@ -190,7 +190,7 @@ class Tracker:
         key, stage, trial = event["key"], event["stage"], event.get("trial")
         tags = {f"gankd.key.{name}": value for name, value in event.get("inputs", {}).items()}
         run = self.runs.stage_run(key, stage)
-        self.runs.begin(run, event["time"], event["config"], tags, f"{stage} {key[:8]}")
+        self.runs.begin(run, event["time"], event["config"], tags, stage_title(stage, key))
         if trial:
             self.runs.tag(self.runs.trial_run(trial), {f"gankd.key.{stage}": key, f"gankd.stage_run.{stage}": run})
 

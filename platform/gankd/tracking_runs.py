@@ -61,7 +61,7 @@ class Runs:
     def stage_run(self, key: str, stage: str = "") -> str:
         """Id of the run of an artifact, whichever sweep made it."""
         tags = {"mlflow.parentRunId": self.sweep_run({})}
-        return self._find("stage", key) or self._make("stage", key, f"{stage} {key[:8]}".strip(), tags)
+        return self._find("stage", key) or self._make("stage", key, stage_title(stage, key), tags)
 
     def has_ended_stage(self, key: str) -> bool:
         """Whether the artifact has a run, and that run has ended."""
@@ -197,6 +197,11 @@ class Runs:
         while found := self.client.search_runs([self.experiment_id], query, max_results=1000):
             for run in found:
                 self.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def stage_title(stage: str, key: str) -> str:
+    """The name of a stage's run: the stage and the start of its key's digest."""
+    return f"{stage} {key.rpartition('-')[2][:8]}".strip()
 
 
 def mlflow_client(uri: str) -> Any:

@@ -1,0 +1,216 @@
+"""A whole sweep of cGAN-KD from the command line: what it prints, stores, tracks and registers, and what a second one reuses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from gankd import models
+from gankd.config import knobs
+from gankd.model_registry import load as fetch
+from gankd.registry import find_method
+from tests.conftest import Done
+from tests.end_to_end.conftest import SWEEP, SmokeSweep
+
+METHOD = find_method("cgan_kd")
+SHARED = ("teacher", "baseline", "biggan", "extractor", "quality")
+
+
+@pytest.fixture(scope="module")
+def runs(smoke: SmokeSweep) -> dict[str, list[Any]]:
+    """The MLflow runs of the sweep by kind: sweep, trial, stage."""
+    from gankd.tracking_runs import mlflow_client
+
+    client = mlflow_client(smoke.place.tracking)
+    found = client.search_runs([client.get_experiment_by_name("cgan_kd/digits").experiment_id])
+    kinds = {kind: [run for run in found if run.data.tags["gankd.kind"] == kind] for kind in ("sweep", "trial", "stage")}
+    assert sum(map(len, kinds.values())) == len(found)
+    return kinds
+
+
+@pytest.fixture(scope="module")
+def manifests(smoke: SmokeSweep) -> dict[str, dict[str, Any]]:
+    """Key -> manifest of every artifact in the store."""
+    files = (smoke.place.storage / "artifacts").glob("*/manifest.json")
+    return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def best(smoke: SmokeSweep) -> dict[str, Any]:
+    trials = sorted(smoke.place.trials(smoke.name), key=lambda trial: trial["started"])
+    return max(trials, key=lambda trial: trial["metrics"]["student/val_accuracy"])
+
+
+def test_it_prints_the_trials_the_scores_and_the_registered_models(smoke: SmokeSweep) -> None:
+    out = smoke.done.stdout
+    assert "first: student/val_accuracy on the validation part" in out
+    assert re.search(rf"\* {best(smoke)['trial']}", out)
+    for stage in METHOD.scored:
+        assert re.search(rf"│ {stage} +│ +\d+\.\d\d │ +\d+\.\d\d │", out), stage
+    assert "registered digits-generator version 1 (champion; quality/fid_extractor" in out
+    assert "registered digits-student version 1 (champion; student/val_accuracy" in out
+    assert "Traceback" not in out + smoke.done.stderr
+
+
+def test_both_trials_are_recorded_as_finished(smoke: SmokeSweep) -> None:
+    trials = smoke.place.trials(smoke.name)
+    assert [trial["status"] for trial in trials] == ["finished", "finished"]
+    assert all({"student/val_accuracy", "control/val_accuracy"} <= trial["metrics"].keys() for trial in trials)
+    assert trials[0]["knobs"] != trials[1]["knobs"]
+
+
+def test_every_artifact_is_made_once_and_shared_stages_before_the_trials(smoke: SmokeSweep) -> None:
+    ends = smoke.place.events(smoke.name, "stage_end")
+    assert all(event["status"] == "finished" for event in ends)
+    assert set(Counter(event["key"] for event in ends).values()) == {1}
+    assert [event["stage"] for event in ends if not event["trial"]] == list(SHARED)
+    wanted = {key for trial in smoke.place.trials(smoke.name) for key in trial["keys"].values()}
+    assert {event["key"] for event in ends} == wanted
+
+
+def test_the_trials_are_children_with_every_knob_as_a_param(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
+    (parent,) = runs["sweep"]
+    assert len(runs["trial"]) == 2
+    for run in (parent, *runs["trial"]):
+        assert run.info.status == "FINISHED"
+        assert set(knobs(METHOD.config)) <= run.data.params.keys()
+    for record in smoke.place.trials(smoke.name):
+        (run,) = (run for run in runs["trial"] if run.data.tags["gankd.trial"] == record["trial"])
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert {knob: run.data.params[knob] for knob in record["knobs"]} == {k: str(v) for k, v in record["knobs"].items()}
+        assert {name: run.data.metrics[name] for name in record["metrics"]} == record["metrics"]
+
+
+def test_every_stage_has_one_run_and_its_trials_point_to_it(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
+    by_key = {run.data.tags["gankd.key"]: run for run in runs["stage"]}
+    assert len(by_key) == len(runs["stage"])
+    for trial in runs["trial"]:
+        for stage in METHOD.stages:
+            key = trial.data.tags[f"gankd.key.{stage.name}"]
+            assert trial.data.tags[f"gankd.stage_run.{stage.name}"] == by_key[key].info.run_id
+            assert by_key[key].info.run_name == f"{stage.name} {key.rpartition('-')[2][:8]}"
+    for key, run in by_key.items():
+        assert run.info.status == "FINISHED", key
+    student = next(run for run in runs["stage"] if run.info.run_name.startswith("student"))
+    assert {"student/loss", "student/val_accuracy"} <= student.data.metrics.keys()
+
+
+def test_a_sheet_of_samples_is_on_the_page_of_the_gan(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
+    gan = next(run for run in runs["stage"] if run.info.run_name.startswith("biggan"))
+    folder = smoke.place.folder / "mlruns" / gan.info.run_id / "artifacts" / "images"
+    (picture,) = folder.glob("biggan~sheet+step+1+*.png")
+    assert gan.data.tags["mlflow.loggedImages"] == "True"
+    assert Image.open(picture).size[0] > 8 * 8
+
+
+def test_only_the_chosen_trial_meets_the_test_part(
+    smoke: SmokeSweep, runs: dict[str, list[Any]], manifests: dict[str, dict[str, Any]]
+) -> None:
+    tested = {key for manifest in manifests.values() if manifest["stage"] == "test" for key in manifest["inputs"].values()}
+    assert tested == {best(smoke)["keys"][stage] for stage in METHOD.scored}
+    for seen in (*(trial["metrics"] for trial in smoke.place.trials(smoke.name)), *(run.data.metrics for run in runs["trial"])):
+        assert not [name for name in seen if "test" in name]
+
+
+def test_the_registered_networks_are_those_of_the_chosen_trial(smoke: SmokeSweep) -> None:
+    from gankd.tracking_runs import mlflow_client
+
+    client = mlflow_client(smoke.place.tracking)
+    for role, stage in METHOD.registered.items():
+        version = client.get_model_version_by_alias(f"digits-{role}", "champion")
+        assert version.version in (1, "1")
+        assert version.tags["gankd.key"] == best(smoke)["keys"][stage]
+
+
+def test_the_student_loads_without_our_code_and_without_pickle(smoke: SmokeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    monkeypatch.chdir(smoke.place.folder)
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(smoke.place.tracking)
+    mlflow.set_registry_uri(smoke.place.tracking)
+    try:
+        exported = mlflow.pytorch.load_model("models:/digits-student@champion")
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
+    ours = models.load(fetch(smoke.place.tracking, "digits-student@champion"))
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), ours(images))
+
+
+def test_sample_draws_a_grid(smoke: SmokeSweep) -> None:
+    done = smoke.place.gankd("sample", "digits-generator@champion", "--out", "grid.png", "--per-class", "3")
+    assert done.returncode == 0, done.stderr
+    width, height = Image.open(smoke.place.folder / "grid.png").size
+    assert height > 3 * width  # ten classes down, three images across
+
+
+def test_evaluate_measures_what_the_sweep_recorded(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
+    done = smoke.place.gankd("evaluate", "digits-student@champion")
+    assert done.returncode == 0, done.stderr
+    said = dict(line.split(": ") for line in done.stdout.splitlines())
+    recorded = runs["sweep"][0].data.metrics
+    assert float(said["test_accuracy"]) == pytest.approx(recorded["test/student"], rel=1e-3)
+    assert float(said["val_accuracy"]) == pytest.approx(recorded["val/student"], rel=1e-3)
+
+
+def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
+    done = smoke.place.gankd("compare", "--dataset", "digits")
+    assert done.returncode == 0, done.stderr
+    (row,) = (line for line in done.stdout.splitlines() if "cgan_kd" in line)
+    metrics = runs["sweep"][0].data.metrics
+    for value in (metrics["val/student"], metrics["test/student"], metrics["test/student"] - metrics["test/control"]):
+        assert f"{value:.2f}" in row
+    missing = smoke.place.gankd("compare", "--dataset", "nowhere")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("error: no finished sweep on data set 'nowhere'")
+
+
+def test_the_store_lists_everything_and_would_delete_nothing(smoke: SmokeSweep, manifests: dict[str, dict[str, Any]]) -> None:
+    listed = smoke.place.gankd("store", "ls")
+    assert {line.split()[-1] for line in listed.stdout.splitlines()[:-1]} == set(manifests)
+    assert not [line for line in listed.stdout.splitlines() if line.startswith("-")]
+    dry = smoke.place.gankd("store", "gc", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert not [key for key in manifests if key in dry.stdout]
+
+
+@pytest.fixture(scope="module")
+def again(smoke: SmokeSweep) -> Done:
+    """The same command a second time, in the same folder."""
+    return smoke.place.tune(*SWEEP, "--name", "second")
+
+
+def test_the_same_command_again_trains_nothing(smoke: SmokeSweep, again: Done) -> None:
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert not smoke.place.events("second", "stage_start")
+    first, second = (
+        {trial["trial"]: (trial["status"], trial["metrics"], trial["keys"]) for trial in smoke.place.trials(name)}
+        for name in ("first", "second")
+    )
+    assert first == second
+
+
+def test_the_same_command_again_registers_nothing_new(smoke: SmokeSweep, again: Done) -> None:
+    from gankd.tracking_runs import mlflow_client
+
+    client = mlflow_client(smoke.place.tracking)
+    for role in METHOD.registered:
+        assert f"already registered digits-{role} version 1 (champion" in again.stdout
+        assert len(client.search_model_versions(f"name = 'digits-{role}'")) == 1
+
+
+def test_a_name_that_is_taken_is_refused(smoke: SmokeSweep) -> None:
+    done = smoke.place.tune(*SWEEP, "--name", "first")
+    assert done.returncode == 2
+    assert done.stderr == "error: a sweep named 'first' exists; choose another --name, or go on with --resume first\n"
+    assert Path(smoke.place.storage / "sweeps" / "first").is_dir()
