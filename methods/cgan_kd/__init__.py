@@ -19,18 +19,18 @@ METHOD = Method(
     summary="distil a teacher into a student through filtered samples of a class-conditional GAN",
     config=CganKdConfig,
     stages=(
-        Stage("teacher", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier"),
-        Stage("baseline", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier"),
-        Stage("biggan", "gankd.stages.generator:train_generator", check=f"{CHECKS}:check_gan"),
-        Stage("extractor", "methods.cgan_kd.stages:train_extractor"),
+        Stage("teacher", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
+        Stage("baseline", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
+        Stage("biggan", "gankd.stages.generator:train_generator", check=f"{CHECKS}:check_gan", shares=("batch",)),
+        Stage("extractor", "methods.cgan_kd.stages:train_extractor", shares=("batch",)),
         Stage("quality", "gankd.stages.quality:score_generator", needs=("biggan", "extractor")),
-        Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", needs=("biggan", "extractor")),
+        Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", needs=("biggan", "extractor"), shares=("batch",)),
         Stage(
             "samples",
             "methods.cgan_kd.stages:make_samples",
             needs=("biggan", "extractor", "density_ratio", "teacher"),
         ),
-        Stage("student", "methods.cgan_kd.stages:train_student", needs=("baseline", "samples")),
+        Stage("student", "methods.cgan_kd.stages:train_student", needs=("baseline", "samples"), shares=("batch",)),
         # The control is the student without the method: same start, same steps, real images only.
         Stage(
             "control",
@@ -38,6 +38,7 @@ METHOD = Method(
             needs=("baseline",),
             section="student",
             ignores=frozenset({"fakes", "real_per_fake"}),
+            shares=("batch",),
         ),
     ),
     presets=Path(__file__).parent / "presets",

@@ -127,28 +127,6 @@ def uniforms(n: int, rng: torch.Generator) -> Tensor:
     return torch.rand(n, generator=rng, device=rng.device, dtype=torch.float64)
 
 
-def sample_class(
-    draw: Draw,
-    ratio: Ratio,
-    n: int,
-    *,
-    label: int,
-    burn_in: int,
-    batch: int,
-    max_draws: int,
-    rng: torch.Generator,
-    estimator: Estimator = "max",
-    quantile: float = 0.99,
-    reference_compat: bool = False,
-) -> tuple[Tensor, SamplingStatistics]:
-    """`n` accepted fakes of one class and how they were got: a `RejectionSampler` used once."""
-    sampler = RejectionSampler(
-        draw, ratio, label=label, burn_in=burn_in, batch=batch, max_draws=max_draws, rng=rng,
-        estimator=estimator, quantile=quantile, reference_compat=reference_compat,
-    )  # fmt: skip
-    return sampler.sample(n), sampler.statistics
-
-
 @dataclass(frozen=True)
 class FilterStatistics:
     """Images of one class seen after the filter's burn-in, and kept; `threshold` is the largest error kept, in nats."""

@@ -44,7 +44,7 @@ def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None,
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
     from gankd.config import parse_overrides
     from gankd.display import console
-    from gankd.plan import SweepRequest, prepare, resume
+    from gankd.plan import prepare, request_of, resume
 
     storage, name = absolute(flags.pop("storage")), flags.pop("name")
     if resumed:
@@ -52,12 +52,13 @@ def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None,
     else:
         if not flags["method"]:
             raise UserError("tune needs --method; `gankd methods` lists them (or --resume NAME)")
-        flags["prefix_workers"] = flags["prefix_workers"] or flags["workers"]
+        if flags["prefix_workers"] is None:
+            flags["prefix_workers"] = flags["workers"]
         if flags["space"]:
             flags["space"] = str(Path(flags["space"]).absolute())
         if Path(flags["preset"]).suffix:
             flags["preset"] = str(Path(flags["preset"]).absolute())
-        sweep = prepare(SweepRequest(overrides=parse_overrides(assignments), **flags), storage, name)
+        sweep = prepare(request_of({**flags, "overrides": parse_overrides(assignments)}), storage, name)
         if sweep.records.exists():
             raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
     from gankd.experiment import run_experiment
@@ -181,9 +182,17 @@ def absolute(storage: str) -> str:
 
 
 def main() -> None:
-    """Entry point: user errors become one sentence and exit code 2."""
+    """Entry point: user errors become one sentence on one line and exit code 2."""
     try:
-        cli()
-    except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        sys.exit(cli(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
         sys.exit(2)
+    except click.ClickException as error:
+        said = error.format_message()
+    except click.Abort:
+        sys.exit(130)
+    except UserError as error:
+        said = str(error)
+    click.echo(f"error: {' '.join(said.split())}", err=True)
+    sys.exit(2)

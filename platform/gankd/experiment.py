@@ -41,7 +41,7 @@ class Result:
 
 def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Result:
     """Run the sweep, or what is left of it. Raises UserError when nothing came out of it, KeyboardInterrupt as it comes."""
-    sweep.records.save_request(sweep.request.as_dict())
+    sweep.records.save_request(sweep.request.model_dump(mode="json"))
     with ExitStack() as stack:
         tracker = open_tracker(sweep)
         events = EventWriter(sweep.records.events, "sweep")

@@ -29,6 +29,7 @@ class Stage:
             them and before its key is made, so sweeping them leaves the stage alone.
         check: "module:function" called as `function(name, cfg, data)` before anything starts; raises UserError for what
             can be known to be wrong. It should not import torch.
+        shares: knobs of the section whose items all workers share evenly, such as a batch.
         version: raise it when the function's results change; the old artifacts are then no longer found.
     """
 
@@ -38,6 +39,7 @@ class Stage:
     section: str = ""
     ignores: frozenset[str] = frozenset()
     check: str = ""
+    shares: tuple[str, ...] = ()
     version: int = 1
 
     def config(self, config: MethodConfig) -> Section:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from gankd.config import MethodConfig, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
+from pydantic import Field, ValidationError
+
+from gankd.config import MethodConfig, Section, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.pipeline import Job, stage_keys
@@ -34,29 +37,25 @@ class Resources:
         return max(1, int(self.cpus_per_worker))
 
 
-@dataclass(frozen=True)
-class SweepRequest:
+class SweepRequest(Section):
     """What the user asked for; saved as `sweep.json`, so that `--resume` asks for the same."""
 
     method: str
     preset: str = "digits"
-    overrides: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = {}
     space: str | None = None
-    trials: int = 8
-    scheduler: str = "asha"
-    search: str = "random"
-    workers: int = 1
-    prefix_workers: int = 1
-    cpus_per_worker: float = 1
-    gpus_per_worker: float = 0
-    checkpoint_seconds: float = 30.0
+    trials: int = Field(8, ge=1, le=100_000)
+    scheduler: Literal["asha", "fifo"] = "asha"
+    search: Literal["random", "optuna"] = "random"
+    workers: int = Field(1, ge=1)
+    prefix_workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1.0, gt=0)
+    gpus_per_worker: float = Field(0.0, ge=0)
+    checkpoint_seconds: float = Field(30.0, gt=0)
     reuse: bool = True
 
     def resources(self, workers: int) -> Resources:
         return Resources(workers, self.cpus_per_worker, self.gpus_per_worker)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,17 @@ def trial_name(knobs: Mapping[str, Any]) -> str:
     return digest(dict(knobs))[:8]
 
 
+def request_of(flags: Mapping[str, Any], source: str = "") -> SweepRequest:
+    """The request that `flags` make. Raises UserError naming the first wrong flag, its value, and what is allowed."""
+    try:
+        return SweepRequest.model_validate(flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        allowed = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"{flag} cannot be {first['input']!r}: {allowed}{f' (in {source})' if source else ''}") from None
+
+
 def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Sweep:
     """Check names, knobs, space, data and storage. Raises UserError for whatever is wrong."""
     from gankd.data import load
@@ -144,26 +154,47 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     config = build_config(method.config, absolute_paths(method.config, config.model_dump(mode="json")))
     sweep = Sweep(
         request=request,
-        name=name or f"{method.name}-{Path(request.preset).stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+        name=name or default_name(request),
         storage=storage,
         tree=config.model_dump(mode="json"),
         fingerprint="",
         dataset="",
     )
     check_space(sweep.space, method, sweep.tree)
-    if request.trials < 1:
-        raise UserError(f"--trials must be at least 1, not {request.trials}")
     Store(storage)
+    sweep.records.check_name()
     data = load(config.data)
+    check_shares(sweep)
     for stage in method.stages:
         if stage.check:
             named(stage.check)(stage.section or stage.name, stage.config(config), data)
     return replace(sweep, fingerprint=data.fingerprint, dataset=data.name)
 
 
+def default_name(request: SweepRequest) -> str:
+    """Method, preset and time."""
+    preset = re.sub(r"[^A-Za-z0-9._-]", "_", Path(request.preset).stem)[:60]
+    return f"{request.method}-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def check_shares(sweep: Sweep) -> None:
+    """Every batch that workers share can be split evenly over them."""
+    shared = sweep.prefix()
+    for stage in sweep.method.stages:
+        flag = "prefix_workers" if stage.name in shared else "workers"
+        workers = getattr(sweep.request, flag)
+        for knob in stage.shares:
+            batch = getattr(stage.config(sweep.config), knob)
+            if batch % workers:
+                raise UserError(
+                    f"knob '{stage.section or stage.name}.{knob}' cannot be {batch}: the --{flag.replace('_', '-')} "
+                    f"{workers} share it, so it must be a multiple of {workers}"
+                )
+
+
 def resume(storage: str, name: str) -> Sweep:
     """The sweep `name` as it was asked for; what failed in it may be tried again."""
     records = SweepRecords(storage, name)
-    sweep = prepare(SweepRequest(**records.request()), storage, name)
+    sweep = prepare(request_of(records.request(), f"sweep.json of {name}"), storage, name)
     records.forget_failures()
     return sweep

@@ -9,6 +9,7 @@ events/                what the tracker reads (see events.py)
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from gankd.config import nearest
 from gankd.errors import UserError
 from gankd.storage import Storage
 
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # of a sweep
 ENDED = ("finished", "stopped", "failed")
 
 
@@ -69,18 +71,33 @@ class SweepRecords:
     def _write(self, content: Any, *parts: str) -> None:
         self._files.write_bytes(self._path(*parts), json.dumps(content, indent=1).encode())
 
+    def check_name(self) -> None:
+        """Raises UserError for a name that cannot be a folder or a run everywhere."""
+        if not NAME.fullmatch(self.name):
+            raise UserError(
+                f"a sweep cannot be named {self.name!r}: allowed are up to 100 letters, digits, '.', '_' and '-', no '.' first"
+            )
+
     def save_request(self, request: dict[str, Any]) -> None:
         self._write(request, "sweep.json")
 
     def request(self) -> dict[str, Any]:
-        """What was asked for. Raises UserError for a sweep that is not there."""
+        """What was asked for. Raises UserError for a sweep that is not there or whose file is damaged."""
+        self.check_name()
         try:
-            content: dict[str, Any] = self._read("sweep.json")
-            return content
+            content = self._read("sweep.json")
         except FileNotFoundError:
             known = sweep_names(self.storage)
             listed = f"known: {', '.join(known[-8:])}" if known else "there is none yet"
             raise UserError(f"no sweep {self.name!r} in {self.storage}{nearest(self.name, known)} ({listed})") from None
+        except ValueError as error:
+            content = error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"sweep.json of the sweep {self.name!r} in {self.storage} is damaged; start a new sweep with another --name: "
+                "what this one finished is taken from the store"
+            )
+        return content
 
     def exists(self) -> bool:
         return self._files.exists(self._path("sweep.json"))

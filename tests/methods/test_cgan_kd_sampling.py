@@ -8,7 +8,7 @@ import torch
 
 from gankd.errors import StageFailed
 from methods.cgan_kd import sampling
-from methods.cgan_kd.sampling import RejectionSampler, filter_class, sample_class
+from methods.cgan_kd.sampling import RejectionSampler, filter_class
 from methods.cgan_kd.selection import accept
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
@@ -39,8 +39,8 @@ def sampler(ratio=coin_ratio, draw=coin, **kwargs) -> RejectionSampler:
 
 
 def test_accepted_images_follow_the_real_distribution() -> None:
-    settings = {"label": 0, "burn_in": 100, "batch": 500, "max_draws": 10**6, "rng": rng()}
-    images, statistics = sample_class(coin, coin_ratio, 20_000, **settings)
+    used = sampler(label=0, burn_in=100, batch=500, max_draws=10**6)
+    images, statistics = used.sample(20_000), used.statistics
     assert images.shape == (20_000, 1, 1, 1)
     assert images.mean().item() == pytest.approx(0.2, abs=0.01)
     assert statistics.bound == pytest.approx(1.6)

@@ -1,0 +1,72 @@
+"""`gankd ui` in a real browser: the page that compares the trials of a sweep."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import GANKD, until
+from tests.end_to_end.conftest import SmokeSweep
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--window-size=1400,2000"),
+)
+
+
+@pytest.fixture(scope="module")
+def server(smoke: SmokeSweep) -> Iterator[str]:
+    """`gankd ui` on the sweep's folder; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return bool(urllib.request.urlopen(f"{address}/health", timeout=5).read() == b"OK")
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+
+    with smoke.place.started([*GANKD, "ui", "--port", str(port)]) as process:
+        until(answers, seconds=90, alive=process)
+        yield address
+
+
+def dom(address: str, profile: Path) -> str:
+    """The page as the browser has built it, after its scripts have run."""
+    if not BROWSER:
+        pytest.skip("no chromium on this machine: the page cannot be looked at")
+    command = [BROWSER, *QUIET, f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom", address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def test_the_browser_compares_the_trials(smoke: SmokeSweep, server: str, tmp_path: Path) -> None:
+    from gankd.tracking_runs import mlflow_client
+
+    client = mlflow_client(smoke.place.tracking)
+    experiment = client.get_experiment_by_name("cgan_kd/digits").experiment_id
+    trials = client.search_runs([experiment], "tags.`gankd.kind` = 'trial' AND tags.`gankd.sweep` = 'first'")
+    ids = json.dumps([run.info.run_id for run in trials], separators=(",", ":"))
+    page = dom(f'{server}/#/compare-runs?runs={ids}&experiments=["{experiment}"]', tmp_path)
+    for run in trials:
+        assert run.info.run_name in page
+        assert run.data.params["student.lr"] in page
+    assert "student.lr" in page
+    assert "student/val_accuracy" in page
+
+
+def test_a_port_in_use_is_refused(smoke: SmokeSweep, server: str) -> None:
+    port = server.rpartition(":")[2]
+    done = smoke.place.gankd("ui", "--port", port)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: port {port} of 127.0.0.1 is in use; choose a free one")

@@ -1,0 +1,58 @@
+"""A method of an outside package: found by its entry point, run, swept and registered like one of ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gankd.errors import UserError
+from gankd.pipeline import Job, run
+from gankd.registry import find_method, method_names
+from tests.conftest import Workplace
+
+PLUGIN = Path(__file__).parent / "plugin"
+CONFIG = {"data": {"name": "digits", "train_images": 200, "val_fraction": 0.25}}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package can be imported, and its entry point found."""
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "gankd_tiny"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("installed")
+def test_it_is_found_beside_ours() -> None:
+    assert {"tiny", "cgan_kd"} <= set(method_names())
+    assert find_method("tiny").title == "Tiny"
+
+
+def test_without_its_package_it_is_unknown() -> None:
+    with pytest.raises(UserError, match="unknown method 'tiny'"):
+        find_method("tiny")
+
+
+@pytest.mark.usefixtures("installed")
+def test_its_stages_run(tmp_path: Path) -> None:
+    metrics = run(Job("tiny", CONFIG, str(tmp_path), threads=1))
+    assert set(metrics) == {"teacher/val_accuracy", "student/val_accuracy"}
+    assert metrics["teacher/val_accuracy"] > 20  # chance is 10 percent
+    assert len(list((tmp_path / "artifacts").iterdir())) == 2
+
+
+def test_the_command_line_lists_and_sweeps_it(tmp_path: Path) -> None:
+    place = Workplace(tmp_path, PLUGIN)
+    listed = place.gankd("methods")
+    assert "Tiny: a small student of a small teacher" in listed.stdout
+    assert "stages: teacher -> student" in listed.stdout
+    done = place.tune("--method", "tiny", "--trials", "2", "--scheduler", "fifo", "--name", "sweep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [trial["status"] for trial in place.trials("sweep")] == ["finished", "finished"]
+    made = [event["stage"] for event in place.events("sweep", "stage_end")]
+    assert sorted(made) == ["student", "student", "teacher"]
+    assert "registered digits-student version 1 (champion; student/val_accuracy" in done.stdout
