@@ -84,7 +84,7 @@ class Workplace:
         return [json.loads(file.read_text()) for file in (self.storage / "sweeps" / sweep / "trials").glob("*.json")]
 
 
-def until(condition: Callable[[], Any], seconds: float = 120, alive: subprocess.Popen[str] | None = None) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 400, alive: subprocess.Popen[str] | None = None) -> Any:
     """Wait for a condition; its value. Gives up when time is over or the process that should bring it about has ended."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -38,7 +38,7 @@ def cli() -> None:
 @click.option("--name", help="Name of the sweep.  [default: method, preset and time]")
 @click.option("--resume", "resumed", metavar="NAME", help="Go on with a sweep that was interrupted.")
 @click.option("--reuse/--no-reuse", default=True, help="Take finished stages from the store (default) or train all anew.")
-@click.option("--checkpoint-seconds", default=30.0, show_default=True, help="Time between checkpoints of a stage.")
+@click.option("--checkpoint-seconds", default=30.0, show_default=True, help="Time between checkpoints of a stage; 0 = each step.")
 @STORAGE
 def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None, **flags: Any) -> None:
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""

@@ -167,10 +167,10 @@ def load(uri: str, model: str) -> Path:
     `model` is `name@alias`, `name/version` or `name` (its champion), with or without `models:/` before it.
     Raises UserError for an unknown name, version or alias, and when the store cannot be reached.
     """
-    from mlflow.artifacts import download_artifacts
-
     with _answering(uri), _patient():
         client = mlflow_client(uri)
+        from mlflow.artifacts import download_artifacts  # after the client, which keeps MLflow quiet
+
         place = client.get_model_version_download_uri(*_version(client, uri, model))
         return Path(download_artifacts(f"{place}/network", tracking_uri=uri))
 
@@ -246,12 +246,12 @@ def _goodness(row: Mapping[str, Any]) -> float:
 
 @contextmanager
 def _answering(uri: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except MlflowException as error:
-        if is_refusal(error):
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # not before: the client keeps MLflow quiet
+
+        if not isinstance(error, MlflowException) or is_refusal(error):
             raise
         raise unreachable(uri, error) from error
 

@@ -42,7 +42,7 @@ class SweepRequest(Section):
 
     method: str
     preset: str = "digits"
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
     space: str | None = None
     trials: int = Field(8, ge=1, le=100_000)
     scheduler: Literal["asha", "fifo"] = "asha"
@@ -51,7 +51,7 @@ class SweepRequest(Section):
     prefix_workers: int = Field(1, ge=1)
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
-    checkpoint_seconds: float = Field(30.0, gt=0)
+    checkpoint_seconds: float = Field(30.0, ge=0)
     reuse: bool = True
 
     def resources(self, workers: int) -> Resources:
@@ -160,14 +160,16 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
         fingerprint="",
         dataset="",
     )
-    check_space(sweep.space, method, sweep.tree)
+    others = check_space(sweep.space, method, sweep.tree)
     Store(storage)
     sweep.records.check_name()
     data = load(config.data)
     check_shares(sweep)
-    for stage in method.stages:
-        if stage.check:
-            named(stage.check)(stage.section or stage.name, stage.config(config), data)
+    for variant in [config, *others]:
+        for stage in method.stages:
+            changed = variant is config or variant.data != config.data or stage.config(variant) != stage.config(config)
+            if stage.check and changed:
+                named(stage.check)(stage.section or stage.name, stage.config(variant), load(variant.data))
     return replace(sweep, fingerprint=data.fingerprint, dataset=data.name)
 
 

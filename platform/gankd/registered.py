@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from gankd.data import DataConfig, load
+from gankd.config import nearest
+from gankd.data import NAMES, DataConfig, load
 from gankd.errors import UserError
 from gankd.model_registry import compare, version_tags
 from gankd.model_registry import load as fetch
@@ -56,6 +57,8 @@ def evaluate_student(model: str) -> dict[str, float]:
 
 def comparison(dataset: str) -> Table:
     """The best sweep of each method on a data set. Raises UserError when there is none."""
+    if dataset not in NAMES:
+        raise UserError(f"unknown data set {dataset!r}{nearest(dataset, NAMES)} (known: {', '.join(NAMES)})")
     rows = compare(_uri(), dataset)
     if not rows:
         raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {_uri()}")

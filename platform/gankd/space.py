@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gankd.config import build_config, knobs, nearest, value_of, with_knobs
+from gankd.config import MethodConfig, build_config, knobs, nearest, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method
 
@@ -52,27 +52,28 @@ def _module_of_file(path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code may fail in any way; say how, without a traceback
+    except (Exception, SystemExit) as error:  # the user's own code may fail in any way; say how, without a traceback
         raise UserError(f"--space file {path!r} fails: {type(error).__name__}: {error}") from None
     return module
 
 
-def check_space(space: Space, method: Method, tree: Mapping[str, Any]) -> None:
-    """Refuse unknown knobs, empty choices, and any bound or choice that the config would not take."""
-    known = knobs(method.config)
+def check_space(space: Space, method: Method, tree: Mapping[str, Any]) -> list[MethodConfig]:
+    """Refuse unknown knobs, empty choices, and any bound or choice that the config would not take; the configs tried."""
+    known, tried = knobs(method.config), []
     for name, sampler in space.samplers.items():
         if name not in known:
-            raise UserError(f"unknown knob {name!r} in {space.source}{nearest(name, known)}")
+            raise UserError(f"unknown knob {name!r} in {space.source}{nearest(str(name), known)}")
         for value in _extremes(name, sampler, space.source):
-            build_config(method.config, with_knobs(tree, {name: value}), source=f"{space.source}, {name}")
-    if space.metric.partition("/")[0] not in {stage.name for stage in method.stages}:
+            tried.append(build_config(method.config, with_knobs(tree, {name: value}), source=f"{space.source}, {name}"))
+    if str(space.metric).partition("/")[0] not in {stage.name for stage in method.stages}:
         stages = ", ".join(stage.name for stage in method.stages)
         raise UserError(f"METRIC {space.metric!r} in {space.source} must be <stage>/<metric>; stages: {stages}")
+    return tried
 
 
 def _extremes(name: str, sampler: Any, source: str) -> list[Any]:
     """The values that tell whether the whole range is allowed: all choices, or both ends."""
-    if isinstance(sampler, Mapping) and set(sampler) == {"grid_search"}:
+    if isinstance(sampler, Mapping) and isinstance(sampler.get("grid_search"), list | tuple):
         choices = list(sampler["grid_search"])
     elif hasattr(sampler, "categories"):
         choices = list(sampler.categories)

@@ -173,7 +173,9 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], trial_run: Any) -> None:
         raise
     finally:
         sweep.records.save_trial(record)
-        events.emit("trial_end", trial=trial, status=record.status, metrics=record.metrics, reason=record.reason)
+        # The objective first: MLflow's page of comparison starts with the metric that a run got first.
+        metrics = dict(sorted(record.metrics.items(), key=lambda item: item[0] != sweep.space.metric))
+        events.emit("trial_end", trial=trial, status=record.status, metrics=metrics, reason=record.reason)
         events.close()
     last = {"step": max(1, sweep.horizon())}
     tune.report({sweep.space.metric: record.metrics.get(sweep.space.metric, math.nan), **last})

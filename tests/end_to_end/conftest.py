@@ -23,6 +23,6 @@ class SmokeSweep:
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> SmokeSweep:
     place = Workplace(tmp_path_factory.mktemp("smoke"))
-    done = place.tune(*SWEEP, "--name", "first")
+    done = place.tune(*SWEEP, "--name", "first", timeout=290)
     assert done.returncode == 0, done.stdout + done.stderr
     return SmokeSweep(place, done)

@@ -85,6 +85,7 @@ def test_the_trials_are_children_with_every_knob_as_a_param(smoke: SmokeSweep, r
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert {knob: run.data.params[knob] for knob in record["knobs"]} == {k: str(v) for k, v in record["knobs"].items()}
         assert {name: run.data.metrics[name] for name in record["metrics"]} == record["metrics"]
+        assert next(iter(run.data.metrics)) == METHOD.objective  # what the page of comparison shows before one chooses
 
 
 def test_every_stage_has_one_run_and_its_trials_point_to_it(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:

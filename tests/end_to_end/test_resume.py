@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +21,7 @@ from gankd.store import Store
 from tests.conftest import ROOT, Done, Workplace, until
 
 METHOD = find_method("cgan_kd")
+pytestmark = pytest.mark.timeout(900)  # seconds; half a minute each where nothing else runs
 LONG_GAN = {"biggan.steps": 120}
 COMMON = ("--method", "cgan_kd", "--preset", "smoke", "--trials", "1", "--scheduler", "fifo", "--checkpoint-seconds", "0")
 
@@ -52,7 +53,9 @@ def checkpoints(place: Workplace, key: str, at_least: int) -> Sequence[Path]:
 
 def members(group: int) -> list[int]:
     """The living processes of a process group."""
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and in_group(p, group) and process_start(int(p.name))]
+    return [
+        int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and in_group(p, group) and process_start(int(p.name))
+    ]
 
 
 def in_group(process: Path, group: int) -> bool:
@@ -77,7 +80,7 @@ def resumed(place: Workplace) -> Done:
         process.wait()
         until(lambda: not members(process.pid))
     assert not Store(place.storage).has(gan), "it was killed too late"
-    return place.tune("--resume", "killed")
+    return place.tune("--resume", "killed", timeout=400)
 
 
 def test_a_killed_sweep_is_gone_on_with(place: Workplace, resumed: Done) -> None:
@@ -113,23 +116,17 @@ def test_a_trial_whose_process_dies_is_taken_over(place: Workplace, resumed: Don
     with place.started(command(place, "orphan", student__steps=150)) as process:
         until(lambda: checkpoints(place, student, at_least=10), alive=process)
         (lease,) = (place.storage / "leases").glob(f"{student}.*.json")
-        victim = holder(lease)
+        victim = json.loads(lease.read_text())["pid"]
         assert victim != process.pid
         os.kill(victim, signal.SIGKILL)
-        assert process.wait(timeout=180) == 0, place.output()
+        assert process.wait(timeout=400) == 0, place.output()
     starts = [event for event in place.events("orphan", "stage_start") if event["stage"] == "student"]
-    losses = [e["step"] for e in place.events("orphan", "metrics") if e["time"] >= starts[1]["time"] and "student/loss" in e["values"]]
+    losses = [
+        e["step"] for e in place.events("orphan", "metrics") if e["time"] >= starts[1]["time"] and "student/loss" in e["values"]
+    ]
     assert len(starts) == 2
     assert losses[0] > 10
     assert [trial["status"] for trial in place.trials("orphan")] == ["finished"]
-
-
-def holder(lease: Path) -> int:
-    """The process that holds a lease."""
-    import json
-
-    pid: int = json.loads(lease.read_text())["pid"]
-    return pid
 
 
 def test_ctrl_c_says_how_to_go_on(place: Workplace, resumed: Done) -> None:
@@ -137,7 +134,7 @@ def test_ctrl_c_says_how_to_go_on(place: Workplace, resumed: Done) -> None:
     with place.started(command(place, "stopped", student__steps=100_000)) as process:
         until(lambda: checkpoints(place, student, at_least=3), alive=process)
         os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=60) == 130, place.output()
+        assert process.wait(timeout=120) == 130, place.output()
         assert "Go on with: python tune.py --resume stopped" in place.output()
         assert "Traceback" not in place.output()
         until(lambda: not members(process.pid), seconds=30)

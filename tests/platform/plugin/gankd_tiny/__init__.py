@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from gankd_tiny.config import TinyConfig
-
 from gankd.method import Method, Stage
+from gankd_tiny.config import TinyConfig
 
 METHOD = Method(
     name="tiny",
