@@ -47,12 +47,23 @@ def run_trials(sweep: Sweep, have: Mapping[str, float]) -> list[TrialRecord]:
     if sweep.request.search == "optuna":
         missing = missing[: max(0, sweep.request.trials - len(ended))]  # only their number counts
     if missing:
-        _fit(sweep, missing, ended, have)
+        _fit(sweep, missing, ended, have, _scheduler(sweep))
+    records = list(sweep.records.trials())
+    stopped = [record.knobs for record in records if record.status == "stopped"]
+    if stopped and not any(record.status == "finished" for record in records):
+        # The scheduler stopped trials in favour of one that failed later: let those go on, and none be stopped.
+        _fit(sweep, stopped, ended, have, FIFOScheduler())
     order = {trial_name(point): place for place, point in enumerate(points)}
     return sorted(sweep.records.trials(), key=lambda record: (order.get(record.trial, len(order)), record.started))
 
 
-def _fit(sweep: Sweep, missing: list[dict[str, Any]], ended: Mapping[str, TrialRecord], have: Mapping[str, float]) -> None:
+def _fit(
+    sweep: Sweep,
+    missing: list[dict[str, Any]],
+    ended: Mapping[str, TrialRecord],
+    have: Mapping[str, float],
+    scheduler: Any,
+) -> None:
     need = sweep.request.resources(sweep.request.workers)
     scratch = tempfile.mkdtemp(prefix="gankd-tune-")
     try:
@@ -62,7 +73,7 @@ def _fit(sweep: Sweep, missing: list[dict[str, Any]], ended: Mapping[str, TrialR
             tune_config=tune.TuneConfig(
                 num_samples=len(missing),
                 search_alg=_search(sweep, missing, ended, concurrency(need, have)),
-                scheduler=_scheduler(sweep),
+                scheduler=scheduler,
                 metric=sweep.space.metric,
                 mode=sweep.space.mode,
                 reuse_actors=need.workers == 1,
@@ -155,12 +166,12 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], trial_run: Any) -> None:
     A failure is not raised: Tune would try again what fails for a reason of its own.
     """
     trial = trial_name(knobs)
-    keys = Pipeline(sweep.job(knobs, trial)).keys
-    record = TrialRecord(trial=trial, knobs=knobs, keys=keys)
-    sweep.records.save_trial(record)
+    record = TrialRecord(trial=trial, knobs=knobs)
     events = EventWriter(sweep.records.events, f"trial-{trial}")
-    events.emit("trial_start", trial=trial, params=flatten(sweep.config_of(knobs)), keys=keys, searched=knobs)
     try:
+        record.keys = Pipeline(sweep.job(knobs, trial)).keys
+        sweep.records.save_trial(record)
+        events.emit("trial_start", trial=trial, params=flatten(sweep.config_of(knobs)), keys=record.keys, searched=knobs)
         record.metrics = trial_run()
         record.status = "finished"
     except (StageFailed, UserError) as error:
