@@ -55,6 +55,7 @@ def test_it_prints_the_trials_the_scores_and_the_registered_models(smoke: SmokeS
         assert re.search(rf"│ {stage} +│ +\d+\.\d\d │ +\d+\.\d\d │", out), stage
     assert "registered digits-generator version 1 (champion; quality/fid_extractor" in out
     assert "registered digits-student version 1 (champion; student/val_accuracy" in out
+    assert "Configuration for experiment" not in out  # Tune's own display
     assert "Traceback" not in out + smoke.done.stderr
 
 
