@@ -90,7 +90,7 @@ class Live:
         self.done += 1
         value = event["metrics"].get(self.sweep.space.metric, math.nan)
         better = value > self.best if self.sweep.space.mode == "max" else value < self.best
-        self.best = value if better else self.best
+        self.best = value if better and event["status"] == "finished" else self.best
         best = f"{self.best:.2f}" if math.isfinite(self.best) else "none yet"
         self.console.print(
             f"trial {event['trial']} {event['status']} ({self.done} of {self.sweep.request.trials}), "
@@ -115,7 +115,8 @@ def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | No
     sign = -1 if sweep.space.mode == "max" else 1
     for record in sorted(records, key=lambda r: (r.status != "finished", sign * r.metrics.get(metric, math.inf))):
         value = record.metrics.get(metric)
-        cells = [_number(value) if value is not None else record.status]
+        stopped = "" if record.status == "finished" else f" {record.status}"
+        cells = [_number(value) + stopped]
         if gain:
             control = record.metrics.get(f"{gain[1]}/{metric.partition('/')[2]}")
             cells += [_number(control), _number(None if value is None or control is None else value - control, "+")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -146,21 +146,27 @@ def _trainable(sweep: Sweep, need: Resources) -> Any:
 def _trial_here(knobs: dict[str, Any], sweep: Sweep) -> None:
     """One trial with one worker, in Tune's reused actor."""
 
-    def report(metrics: Mapping[str, float], step: int) -> None:
-        tune.report({**metrics, "step": step})
+    def train(record: TrialRecord) -> dict[str, float]:
+        def report(metrics: Mapping[str, float], step: int) -> None:
+            record.metrics = dict(metrics)  # what a trial is worth that is stopped here
+            tune.report({**metrics, "step": step})
 
-    trial = trial_name(knobs)
-    _recorded(sweep, knobs, lambda: run(sweep.job(knobs, trial), report=report))
+        return run(sweep.job(knobs, record.trial), report=report)
+
+    _recorded(sweep, knobs, train)
 
 
 def _trial_on_train(knobs: dict[str, Any], sweep: Sweep, need: Resources) -> None:
     """One trial with several workers: Ray Train inside Tune, its reports passed on."""
-    trial = trial_name(knobs)
-    job = sweep.job(knobs, trial)
-    _recorded(sweep, knobs, lambda: train_on_ray(job, need, callbacks=[TuneReportCallback()], report=True))
+
+    def train(record: TrialRecord) -> dict[str, float]:
+        job = sweep.job(knobs, record.trial)
+        return train_on_ray(job, need, callbacks=[TuneReportCallback()], report=True)
+
+    _recorded(sweep, knobs, train)
 
 
-def _recorded(sweep: Sweep, knobs: dict[str, Any], trial_run: Any) -> None:
+def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord], dict[str, float]]) -> None:
     """Run a trial and keep its record: finished with metrics, stopped by the scheduler, or failed with a reason.
 
     A failure is not raised: Tune would try again what fails for a reason of its own.
@@ -172,12 +178,12 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], trial_run: Any) -> None:
         record.keys = Pipeline(sweep.job(knobs, trial)).keys
         sweep.records.save_trial(record)
         events.emit("trial_start", trial=trial, params=flatten(sweep.config_of(knobs)), keys=record.keys, searched=knobs)
-        record.metrics = trial_run()
+        record.metrics = train(record)
         record.status = "finished"
     except (StageFailed, UserError) as error:
-        record.status, record.reason = "failed", str(error)
+        record.status, record.reason, record.metrics = "failed", str(error), {}
     except Exception as error:  # a bug or a lost machine: Tune tries again
-        record.status, record.reason = "failed", f"{type(error).__name__}: {error}"
+        record.status, record.reason, record.metrics = "failed", f"{type(error).__name__}: {error}", {}
         raise
     except SystemExit:  # how Tune stops a trial, inside tune.report
         record.status = "stopped"
