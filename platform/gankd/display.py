@@ -115,11 +115,12 @@ def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | No
     sign = -1 if sweep.space.mode == "max" else 1
     for record in sorted(records, key=lambda r: (r.status != "finished", sign * r.metrics.get(metric, math.inf))):
         value = record.metrics.get(metric)
-        stopped = "" if record.status == "finished" else f" {record.status}"
-        cells = [_number(value) + stopped]
+        cells = [_number(value)]
         if gain:
             control = record.metrics.get(f"{gain[1]}/{metric.partition('/')[2]}")
             cells += [_number(control), _number(None if value is None or control is None else value - control, "+")]
+        if record.status != "finished":
+            cells[-1] = record.status
         mark = "* " if best and record.trial == best.trial else ""
         table.add_row(mark + record.trial, *(_knob(record.knobs.get(knob)) for knob in short), *cells)
     return table

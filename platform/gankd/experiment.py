@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ from gankd.tracking import Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from gankd.sweep import Cluster
 
 
 @dataclass
@@ -48,11 +50,12 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Resul
         outcome = "stopped"
         try:
             tracker.start()
-            have = _start_ray(sweep, address, stack)
+            # Ray starts when something has to run; a sweep whose results are all known ends without it.
+            cluster = cache(partial(_start_ray, sweep, address, stack))
             console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
             with Live(console, sweep, EventReader(sweep.records.events)):
-                records = _train(sweep, have)
-            result = _conclude(sweep, records, tracker, events, console)
+                records = _train(sweep, cluster)
+            result = _conclude(sweep, records, cluster, tracker, events, console)
             outcome = "finished"
             return result
         except (UserError, StageFailed):
@@ -105,16 +108,16 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
     return have
 
 
-def _train(sweep: Sweep, have: Mapping[str, float]) -> list[TrialRecord]:
+def _train(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     # Tune would swallow Ctrl-C and end as if all were well.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     from gankd.sweep import run_prefix, run_trials
 
     try:
-        run_prefix(sweep)
+        run_prefix(sweep, cluster)
     except StageFailed as error:
         raise UserError(f"the sweep cannot start, its shared stages failed: {error}") from None
-    return run_trials(sweep, have)
+    return run_trials(sweep, cluster)
 
 
 def choose(sweep: Sweep, records: list[TrialRecord]) -> TrialRecord:
@@ -128,11 +131,13 @@ def choose(sweep: Sweep, records: list[TrialRecord]) -> TrialRecord:
     return pick(done, key=lambda record: record.metrics[metric])
 
 
-def _conclude(sweep: Sweep, records: list[TrialRecord], tracker: Tracker, events: EventWriter, console: Console) -> Result:
+def _conclude(
+    sweep: Sweep, records: list[TrialRecord], cluster: Cluster, tracker: Tracker, events: EventWriter, console: Console
+) -> Result:
     from gankd.sweep import test_scores
 
     best = choose(sweep, records)
-    scores = test_scores(sweep, best)
+    scores = test_scores(sweep, best, cluster)
     store = Store(sweep.storage)
     for key in {key for record in records for key in record.keys.values()}:
         if store.has(key):

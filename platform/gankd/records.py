@@ -110,6 +110,17 @@ class SweepRecords:
         for info in self._files.list(self._path("trials")):
             yield TrialRecord(**json.loads(self._files.read_bytes(info.name)))
 
+    def twins(self, request: dict[str, Any]) -> Iterator[list[TrialRecord]]:
+        """The trials of every other sweep here that asked for the same, the latest last."""
+        found = []
+        for name in sweep_names(self.storage):
+            other = SweepRecords(self.storage, name)
+            if name != self.name and other.request() == request:
+                trials = list(other.trials())
+                found.append((max((record.started for record in trials), default=0.0), trials))
+        for _, trials in sorted(found, key=lambda pair: pair[0]):
+            yield trials
+
     def forget_failures(self) -> None:
         """Let everything be tried again: a resumed sweep may meet a mended world."""
         self._files.delete_folder(self._path("failed"))

@@ -31,28 +31,34 @@ from gankd.records import TrialRecord
 from gankd.scoring import known_scores, make_scores, score_keys
 from gankd.store import Store
 
+# Brings Ray up at the first call; the cluster's resources.
+Cluster = Callable[[], Mapping[str, float]]
 
-def run_prefix(sweep: Sweep) -> None:
+
+def run_prefix(sweep: Sweep, cluster: Cluster) -> None:
     """Make the shared prefix on Ray Train, with its own worker count. Nothing happens when the store holds all of it."""
     stages = sweep.prefix()
     if stages and sweep.prefix_missing():
+        cluster()
         train_on_ray(sweep.job({}, stages=stages), sweep.request.resources(sweep.request.prefix_workers))
 
 
-def run_trials(sweep: Sweep, have: Mapping[str, float]) -> list[TrialRecord]:
-    """Run the trials that have not ended yet on a cluster with the resources `have`; returns all records, the preset's first."""
-    ended = {record.trial: record for record in sweep.records.trials() if record.ended()}
+def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
+    """Run the trials that have not ended yet; returns the records of all, the preset's first."""
     points = draw_points(sweep)
+    for record in inherited(sweep, points):
+        _note(sweep, record)
+    ended = {record.trial: record for record in sweep.records.trials() if record.ended()}
     missing = [point for point in points if trial_name(point) not in ended]
     if sweep.request.search == "optuna":
         missing = missing[: max(0, sweep.request.trials - len(ended))]  # only their number counts
     if missing:
-        _fit(sweep, missing, ended, have, _scheduler(sweep))
+        _fit(sweep, missing, ended, cluster(), _scheduler(sweep))
     records = list(sweep.records.trials())
     stopped = [record.knobs for record in records if record.status == "stopped"]
     if stopped and not any(record.status == "finished" for record in records):
         # The scheduler stopped trials in favour of one that failed later: let those go on, and none be stopped.
-        _fit(sweep, stopped, ended, have, FIFOScheduler())
+        _fit(sweep, stopped, ended, cluster(), FIFOScheduler())
     order = {trial_name(point): place for place, point in enumerate(points)}
     return sorted(sweep.records.trials(), key=lambda record: (order.get(record.trial, len(order)), record.started))
 
@@ -166,6 +172,35 @@ def _trial_on_train(knobs: dict[str, Any], sweep: Sweep, need: Resources) -> Non
     _recorded(sweep, knobs, train)
 
 
+def inherited(sweep: Sweep, points: list[dict[str, Any]]) -> list[TrialRecord]:
+    """What an earlier sweep that asked for the same has found for these trials: also that its scheduler stopped one.
+
+    Only trials of the very same artifacts count; those that failed are tried again.
+    """
+    own = {record.trial for record in sweep.records.trials()}
+    earlier = list(sweep.records.twins(sweep.request.model_dump(mode="json")))
+    found = []
+    for knobs in points if sweep.request.reuse else []:
+        trial = trial_name(knobs)
+        same = [
+            record for twin in earlier for record in twin if record.trial == trial and record.status in ("finished", "stopped")
+        ]
+        if trial not in own and same and same[-1].keys == Pipeline(sweep.job(knobs, trial)).keys:
+            found.append(same[-1])
+    return found
+
+
+def _note(sweep: Sweep, record: TrialRecord) -> None:
+    """Take over an ended trial: its record, its references, its run in the tracker."""
+    Store(sweep.storage).refer(sweep.name, record.trial, record.keys)
+    sweep.records.save_trial(record)
+    events = EventWriter(sweep.records.events, f"trial-{record.trial}")
+    params = flatten(sweep.config_of(record.knobs))
+    events.emit("trial_start", trial=record.trial, params=params, keys=record.keys, searched=record.knobs)
+    events.emit("trial_end", trial=record.trial, status=record.status, metrics=record.metrics, reason=record.reason)
+    events.close()
+
+
 def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord], dict[str, float]]) -> None:
     """Run a trial and keep its record: finished with metrics, stopped by the scheduler, or failed with a reason.
 
@@ -198,11 +233,12 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord]
     tune.report({sweep.space.metric: record.metrics.get(sweep.space.metric, math.nan), **last})
 
 
-def test_scores(sweep: Sweep, record: TrialRecord) -> dict[str, float]:
+def test_scores(sweep: Sweep, record: TrialRecord, cluster: Cluster) -> dict[str, float]:
     """The chosen trial's scores on the test part, measured on the cluster unless the store has them."""
     job = sweep.job(record.knobs, record.trial)
     scores = known_scores(job, record.keys)
     if scores is None:
+        cluster()
         need = sweep.request.resources(1)
         task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(make_scores)
         scores = ray.get(task.remote(job, record.keys))
