@@ -224,11 +224,12 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord]
         record.status = "stopped"
         raise
     finally:
-        sweep.records.save_trial(record)
         # The objective first: MLflow's page of comparison starts with the metric that a run got first.
         metrics = dict(sorted(record.metrics.items(), key=lambda item: item[0] != sweep.space.metric))
         events.emit("trial_end", trial=trial, status=record.status, metrics=metrics, reason=record.reason)
         events.close()
+        # Last: a trial whose end could not be told is not over, and a resumed sweep runs it again.
+        sweep.records.save_trial(record)
     last = {"step": max(1, sweep.horizon())}
     tune.report({sweep.space.metric: record.metrics.get(sweep.space.metric, math.nan), **last})
 
