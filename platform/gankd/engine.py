@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -88,16 +89,18 @@ def train(
         algorithm.load_state_dict(state["algorithm"])
         start, evaluation = state["step"], state["evaluation"]
     sums: dict[str, Tensor] = {}
-    counted, seen, since = 0, 0, time.monotonic()
+    counts: Counter[str] = Counter()  # a metric need not be there at every step
+    seen, since = 0, time.monotonic()
     save, show = Stopwatch(ctx.checkpoint_seconds), Stopwatch(1.0)
     for step in range(start, steps):
         ctx.seed_layers(step)
         for name, value in algorithm.step(step, ctx.rng(step)).items():
             sums[name] = sums[name] + value if name in sums else value
-        counted, seen, done = counted + 1, seen + 1, step + 1
+            counts[name] += 1
+        seen, done = seen + 1, step + 1
         if done % log_every == 0 or done == steps:
-            ctx.log(_means(ctx, sums, counted, done), done)
-            sums, counted = {}, 0
+            ctx.log(_means(ctx, sums, counts, done), done)
+            sums, counts = {}, Counter()
         if done % evaluate_every == 0 or done == steps:
             evaluation = algorithm.evaluate()
             if evaluation:
@@ -111,12 +114,12 @@ def train(
     return evaluation
 
 
-def _means(ctx: Context, sums: Mapping[str, Tensor], counted: int, step: int) -> dict[str, float]:
-    """Mean of each metric over the steps and the workers: the loop's one wait for the device. Guards against NaN."""
+def _means(ctx: Context, sums: Mapping[str, Tensor], counts: Mapping[str, int], step: int) -> dict[str, float]:
+    """Mean of each metric over its steps and the workers: the loop's one wait for the device. Guards against NaN."""
     if not sums:
         return {}
-    stacked = ctx.sum(torch.stack([value.detach().float() for value in sums.values()])) / (counted * ctx.world_size)
-    means = dict(zip(sums, stacked.tolist(), strict=True))
+    stacked = ctx.sum(torch.stack([value.detach().float() for value in sums.values()])) / ctx.world_size
+    means = {name: total / counts[name] for name, total in zip(sums, stacked.tolist(), strict=True)}
     for name, value in means.items():
         if not math.isfinite(value):
             raise StageFailed(f"{ctx.stage}: {name} became {value} by step {step}")

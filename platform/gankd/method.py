@@ -21,14 +21,15 @@ class Stage:
 
     Attributes:
         name: names the artifact, and the config section unless `section` says otherwise.
-        run: "module:function", imported only in the process that trains. Called as
-            `function(ctx, cfg, data, **inputs) -> dict[str, float]`; files it leaves in `ctx.out` are the artifact.
+        run: "module:function", imported only in the process that trains. Called as `function(ctx, cfg, data, **reads,
+            **inputs) -> dict[str, float]`; files it leaves in `ctx.out` are the artifact.
         needs: stages whose artifacts it reads, passed by these names.
         section: the config section it is given.
+        reads: further config sections that it reads, passed by these names.
         ignores: fields of that section which it does not use. They are reset to their defaults before the stage sees
             them and before its key is made, so sweeping them leaves the stage alone.
-        check: "module:function" called as `function(name, cfg, data)` before anything starts; raises UserError for what
-            can be known to be wrong. It should not import torch.
+        check: "module:function" called as `function(name, cfg, data, **reads)` before anything starts; raises UserError
+            for what can be known to be wrong. It should not import torch.
         shares: knobs of the section whose items all workers share evenly, such as a batch.
         version: raise it when the function's results change; the old artifacts are then no longer found.
     """
@@ -37,6 +38,7 @@ class Stage:
     run: str
     needs: tuple[str, ...] = ()
     section: str = ""
+    reads: tuple[str, ...] = ()
     ignores: frozenset[str] = frozenset()
     check: str = ""
     shares: tuple[str, ...] = ()
@@ -49,6 +51,10 @@ class Stage:
             return section
         fields = type(section).model_fields
         return section.model_copy(update={name: fields[name].get_default() for name in self.ignores})
+
+    def also(self, config: MethodConfig) -> dict[str, Section]:
+        """The further sections that it reads, by name."""
+        return {name: getattr(config, name) for name in self.reads}
 
 
 def named(function: str) -> Callable[..., Any]:
@@ -66,7 +72,8 @@ class Method:
         objective: validation metric that Tune and the registry compare, `<stage>/<metric>`.
         mode: "max" or "min".
         progress: the stage whose evaluations are reported to Tune while it trains (for early stopping).
-        horizon: the knob that tells that stage's number of steps.
+        horizon: `<section>.<knob>`, or a property of that section, that tells that stage's number of steps; larger knobs
+            must not make it smaller.
         scored: stage -> "module:function" that measures its artifact on the test split, once, for the chosen trial.
         gain: (stage, control stage): the objective's gain is always shown beside its control.
         registered: role ("generator", "student") -> stage whose network goes into the model registry.
@@ -101,7 +108,8 @@ class Method:
         for stage in self.stages:
             section = stage.section or stage.name
             own = {knob.partition(".")[2] for knob in knobs if knob.partition(".")[0] == section}
-            if own - stage.ignores or touched & set(stage.needs):
+            read = any(knob.partition(".")[0] in stage.reads for knob in knobs)
+            if own - stage.ignores or read or touched & set(stage.needs):
                 touched.add(stage.name)
         return [stage for stage in self.stages if stage.name not in touched]
 

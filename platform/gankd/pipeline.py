@@ -104,6 +104,8 @@ def stage_keys(method: Method, config: MethodConfig, fingerprint: str, salt: str
             "needs": {name: keys[name] for name in stage.needs},
             "salt": salt,
         }
+        if stage.reads:
+            content["reads"] = {name: identity(section) for name, section in stage.also(config).items()}
         keys[stage.name] = f"{stage.name}-{digest(content)}"
     return keys
 
@@ -226,7 +228,8 @@ class Pipeline:
         )
         ctx.seed_layers(-1)
         with explain_full_disk(out):
-            return named(stage.run)(ctx, stage.config(self.config), load_data(self.config.data), **inputs)
+            also = stage.also(self.config)
+            return named(stage.run)(ctx, stage.config(self.config), load_data(self.config.data), **also, **inputs)
 
     @staticmethod
     def _attempt(call: Callable[[], T]) -> tuple[T | None, StageFailed | UserError | None]:
@@ -257,11 +260,14 @@ class Pipeline:
             "stage_start",
             key=self.keys[stage.name],
             stage=stage.name,
-            config=flatten(stage.config(self.config)),
+            config=flatten(stage.config(self.config)) | flatten(self._reads(stage)),
             inputs={name: self.keys[name] for name in stage.needs},
             trial=self.job.trial,
         )
         return events
+
+    def _reads(self, stage: Stage) -> dict[str, Any]:
+        return {name: section.model_dump(mode="json") for name, section in stage.also(self.config).items()}
 
     def _manifest(self, stage: Stage, inputs: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
         import torch
@@ -272,6 +278,7 @@ class Pipeline:
             "version": stage.version,
             "method": self.method.name,
             "config": stage.config(self.config).model_dump(mode="json"),
+            "reads": self._reads(stage),
             "data_config": self.config.data.model_dump(mode="json"),
             "seed": self.config.seed,
             "fingerprint": load_data(self.config.data).fingerprint,

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from gankd.config import MethodConfig, Section, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
+from gankd.config import MethodConfig, Section, absolute_paths, build_config, digest, read_preset, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.pipeline import Job, stage_keys
 from gankd.records import SweepRecords
 from gankd.registry import find_method
-from gankd.space import Space, check_space, load_space
+from gankd.space import Space, check_space, largest, load_space
 from gankd.store import Store
 
 
@@ -121,10 +121,10 @@ class Sweep:
         """Steps of the watched stage, the most that any trial can have; 0 when no stage is watched."""
         if not self.method.horizon:
             return 0
-        sampler = self.space.samplers.get(self.method.horizon)
-        if sampler is None:
-            return int(value_of(self.tree, self.method.horizon))
-        return int(max(getattr(sampler, "categories", None) or [sampler.upper]))
+        section, _, name = self.method.horizon.partition(".")
+        searched = {knob: largest(sampler) for knob, sampler in self.space.samplers.items() if knob.startswith(f"{section}.")}
+        config = self.config_of({knob: value for knob, value in searched.items() if value is not None})
+        return int(getattr(getattr(config, section), name))
 
 
 def trial_name(knobs: Mapping[str, Any]) -> str:
@@ -167,9 +167,9 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     check_shares(sweep)
     for variant in [config, *others]:
         for stage in method.stages:
-            changed = variant is config or variant.data != config.data or stage.config(variant) != stage.config(config)
-            if stage.check and changed:
-                named(stage.check)(stage.section or stage.name, stage.config(variant), load(variant.data))
+            seen, seen_first = [(c.data, stage.config(c), stage.also(c)) for c in (variant, config)]
+            if stage.check and (variant is config or seen != seen_first):
+                named(stage.check)(stage.section or stage.name, seen[1], load(variant.data), **seen[2])
     return replace(sweep, fingerprint=data.fingerprint, dataset=data.name)
 
 

@@ -71,6 +71,12 @@ def check_space(space: Space, method: Method, tree: Mapping[str, Any]) -> list[M
     return tried
 
 
+def largest(sampler: Any) -> Any:
+    """The largest value a sampler can give; None where that is not a number."""
+    values = _extremes("", sampler, "")
+    return max(values) if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values) else None
+
+
 def _extremes(name: str, sampler: Any, source: str) -> list[Any]:
     """The values that tell whether the whole range is allowed: all choices, or both ends."""
     if isinstance(sampler, Mapping) and isinstance(sampler.get("grid_search"), list | tuple):
