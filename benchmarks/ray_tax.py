@@ -77,11 +77,11 @@ def main() -> None:
     asked = parser.parse_args()
     steps = max(50, int(asked.seconds / bare(50)))
 
-    import ray
-
     from gankd.launch import start_ray
 
     start_ray(None)
+    import ray
+
     sides: dict[str, list[float]] = {"bare": [], "ray": []}
     for _ in range(asked.rounds):
         sides["bare"].append(bare(steps))

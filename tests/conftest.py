@@ -57,7 +57,15 @@ class Workplace:
         """A command in a process group of its own; what is left of the group at the end is killed."""
         with open(self.folder / "output.txt", "w") as output:
             process = subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=output, stderr=output, text=True, start_new_session=True
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=output,
+                stderr=output,
+                text=True,
+                start_new_session=True,
+                # A shell's background job ignores Ctrl-C, and so would all its children.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             try:
                 yield process

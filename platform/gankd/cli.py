@@ -44,8 +44,10 @@ def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None,
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
     from gankd.config import parse_overrides
     from gankd.display import console
+    from gankd.launch import set_environment
     from gankd.plan import prepare, request_of, resume
 
+    set_environment(address)  # a space imports Ray
     storage, name = absolute(flags.pop("storage")), flags.pop("name")
     if resumed:
         sweep = resume(storage, resumed)

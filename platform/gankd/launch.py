@@ -26,13 +26,21 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+# Read when Ray is first imported. Without it Ray listens on all addresses, whatever node address it is given.
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def set_environment(address: str | None) -> None:
+    """Settings that Ray reads from the environment. To be called before Ray is first imported."""
+    settings = ENVIRONMENT if address else ENVIRONMENT | LOOPBACK
+    os.environ.update({name: value for name, value in settings.items() if name not in os.environ})
 
 
 def start_ray(address: str | None) -> Mapping[str, float]:
     """Connect to the cluster at `address`, or start Ray on this machine alone (bound to loopback). Returns its resources."""
+    set_environment(address)
     import ray
 
-    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "gankd"}
     if address:
         try:
@@ -42,7 +50,7 @@ def start_ray(address: str | None) -> Mapping[str, float]:
             raise UserError(f"cannot reach a Ray cluster at {address!r} ({first}); is `ray up` done?") from None
     else:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=memory, **quiet)
+        ray.init(include_dashboard=False, object_store_memory=memory, **quiet)
     resources: Mapping[str, float] = ray.cluster_resources()
     return resources
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gankd.artifact import sha256
@@ -49,6 +51,17 @@ def checkpoints(place: Workplace, key: str, at_least: int) -> Sequence[Path]:
     """The checkpoints of a stage, once the newest is that far. At --checkpoint-seconds 0 each step writes one."""
     found = sorted((place.storage / "checkpoints" / key).glob("*.ckpt"))
     return found if found and int(found[-1].name.partition("-")[0]) >= at_least else []
+
+
+def listening(root: int) -> set[str]:
+    """The addresses on which a process and its descendants listen."""
+    family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    found = set()
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert found
+    return found
 
 
 def members(group: int) -> list[int]:
@@ -133,6 +146,7 @@ def test_ctrl_c_says_how_to_go_on(place: Workplace, resumed: Done) -> None:
     student = keys_of(student__steps=100_000)["student"]
     with place.started(command(place, "stopped", student__steps=100_000)) as process:
         until(lambda: checkpoints(place, student, at_least=3), alive=process)
+        assert listening(process.pid) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=120) == 130, place.output()
         assert "Go on with: python tune.py --resume stopped" in place.output()
