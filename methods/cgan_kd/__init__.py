@@ -7,9 +7,11 @@ and Regression (arXiv 2104.03164). This is the classification method.
 from pathlib import Path
 
 from gankd.method import Method, Stage
+from gankd.stages.sections import GENERATED_ONLY
 from methods.cgan_kd.config import CganKdConfig
 
 CLASSIFIER = "gankd.stages.classifier"
+QUALITY = "gankd.stages.quality"
 CHECKS = "gankd.stages.checks"
 SCORE = f"{CLASSIFIER}:score"
 
@@ -21,9 +23,24 @@ METHOD = Method(
     stages=(
         Stage("teacher", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
         Stage("baseline", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
-        Stage("biggan", "gankd.stages.generator:train_generator", check=f"{CHECKS}:check_gan", shares=("batch",)),
+        Stage("judge", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
+        Stage("reference", f"{QUALITY}:measure_real", needs=("judge",), section="quality", ignores=GENERATED_ONLY),
+        Stage(
+            "biggan",
+            "gankd.stages.generator:train_generator",
+            needs=("judge", "reference"),
+            check=f"{CHECKS}:check_gan",
+            shares=("batch",),
+            version=2,
+        ),
         Stage("extractor", "methods.cgan_kd.stages:train_extractor", shares=("batch",)),
-        Stage("quality", "gankd.stages.quality:score_generator", needs=("biggan", "extractor")),
+        Stage(
+            "quality",
+            f"{QUALITY}:score_generator",
+            needs=("judge", "reference", "biggan"),
+            check=f"{CHECKS}:check_quality",
+            version=2,
+        ),
         Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", needs=("biggan", "extractor"), shares=("batch",)),
         Stage(
             "samples",
@@ -49,6 +66,6 @@ METHOD = Method(
     scored={"teacher": SCORE, "baseline": SCORE, "control": SCORE, "student": SCORE},
     gain=("student", "control"),
     registered={"generator": "biggan", "student": "student"},
-    generator_metric=("quality/fid_extractor", "min"),
+    generator_metric=("quality/fid_classifier", "min"),
     space="tune_spaces.cgan_kd",
 )

@@ -20,7 +20,7 @@ from tests.conftest import Done
 from tests.end_to_end.conftest import SWEEP, SmokeSweep
 
 METHOD = find_method("cgan_kd")
-SHARED = ("teacher", "baseline", "biggan", "extractor", "quality")
+SHARED = ("teacher", "baseline", "judge", "reference", "biggan", "extractor", "quality")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_it_prints_the_trials_the_scores_and_the_registered_models(smoke: SmokeS
     assert re.search(rf"\* {best(smoke)['trial']}", out)
     for stage in METHOD.scored:
         assert re.search(rf"│ {stage} +│ +\d+\.\d\d │ +\d+\.\d\d │", out), stage
-    assert "registered digits-generator version 1 (champion; quality/fid_extractor" in out
+    assert "registered digits-generator version 1 (champion; quality/fid_classifier" in out
     assert "registered digits-student version 1 (champion; student/val_accuracy" in out
     assert "Configuration for experiment" not in out  # Tune's own display
     assert "Traceback" not in out + smoke.done.stderr

@@ -17,7 +17,7 @@ from gankd.pipeline import Job, stage_keys
 from gankd.registry import find_method
 
 METHOD = find_method("cgan_kd")
-STAGES = ("teacher", "baseline", "biggan", "extractor", "density_ratio", "samples", "student", "control")
+STAGES = ("teacher", "baseline", "judge", "reference", "biggan", "extractor", "density_ratio", "samples", "student", "control")
 WITHOUT_BATCH_STATISTICS = ("teacher.norm=group", "baseline.norm=none")
 SYNCHRONISED = tuple(f"{section}.sync_batch_norm=true" for section in ("biggan", "extractor"))
 # Dropout draws by shape, so the workers' masks differ from one worker's.

@@ -46,12 +46,23 @@ def test_the_shared_prefix_is_what_no_searched_knob_touches() -> None:
     assert prefix("samples.filter_quantile") == [
         "teacher",
         "baseline",
+        "judge",
+        "reference",
         "biggan",
         "extractor",
         "quality",
         "density_ratio",
         "control",
     ]
-    assert prefix("density_ratio.lam", "student.lr") == ["teacher", "baseline", "biggan", "extractor", "quality"]
+    assert prefix("density_ratio.lam", "student.lr") == [
+        "teacher",
+        "baseline",
+        "judge",
+        "reference",
+        "biggan",
+        "extractor",
+        "quality",
+    ]
+    assert changed({"quality.images": 50, "quality.neighbours": 5}) == {"quality"}
     assert prefix("student.fakes") == [stage for stage in STAGES if stage != "student"]
     assert prefix("seed") == prefix("data.train_images") == []

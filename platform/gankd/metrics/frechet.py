@@ -1,25 +1,63 @@
-"""Frechet distance between two sets of features (Heusel et al. 2017, equation 6)."""
+"""Frechet distance between two sets of features (Heusel et al. 2017, equation 6), all in float64.
+
+    |m_a - m_b|^2 + Tr A + Tr B - 2 Tr (A B)^(1/2)
+
+The last trace is got without a square root of the product A B, which is not symmetric and, when singular, has no stable one.
+Rounding can make the distance of equal sets a little negative; it is not clipped here.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-
-def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and covariance (D, D), over n - 1, of features (N, D), in float64. N at least 2."""
-    features = features.double()
-    return features.mean(0), torch.cov(features.T)
+from gankd.metrics.moments import Moments
 
 
-def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    """|m_a - m_b|^2 + Tr(A + B - 2 (A B)^(1/2)) >= 0.
+def covariance_root(covariance: Tensor) -> Tensor:
+    """The symmetric square root of a positive semidefinite (d, d); eigenvalues below 0 are rounding and count as 0."""
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
-    Tr (A B)^(1/2) is the sum of the square roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric: stable
-    for singular covariances too (fewer images than features).
+
+def frechet_distance(a: Moments, b: Moments, root_a: Tensor | None = None) -> float:
+    """From moments: Tr (A B)^(1/2) is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric.
+
+    `root_a` is `covariance_root(a.covariance)`, for who has it already.
     """
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross
-    return max(0.0, float(distance))
+    if a.dim != b.dim:
+        raise ValueError(f"features of {a.dim} and {b.dim} numbers do not compare")
+    root = covariance_root(a.covariance) if root_a is None else root_a
+    product = root @ b.covariance @ root
+    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    traces = a.covariance.trace() + b.covariance.trace()
+    return float((a.mean - b.mean).square().sum() + traces - 2 * cross)
+
+
+def frechet_distance_of_few(a: Tensor, b: Tensor) -> float:
+    """From features (N, d) and (M, d): for fewer samples than dimensions, where the covariances are singular.
+
+    Tr (A B)^(1/2) is the nuclear norm of X Y^T / sqrt((N - 1)(M - 1)), X and Y the centred features: no d x d matrix, and no
+    square roots of eigenvalues that should be 0.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"a Frechet distance needs at least 2 samples on both sides, not {len(a)} and {len(b)}")
+    a, b = a.double(), b.double()
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    x, y = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5
+    cross = torch.linalg.svdvals(x @ y.T).sum()
+    return float((mean_a - mean_b).square().sum() + x.square().sum() + y.square().sum() - 2 * cross)
+
+
+def classwise_frechet(real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> dict[int, float]:
+    """Class -> distance between its real and its generated features (intra-FID is the mean of these).
+
+    Features (N, d), labels int64 (N,). Classes with fewer than two samples on either side are left out.
+    """
+    found = {}
+    for label in real_labels.unique().tolist():
+        a, b = real[real_labels == label], fake[fake_labels == label]
+        if min(len(a), len(b)) >= 2:
+            few = min(len(a), len(b)) <= real.shape[1]
+            found[label] = frechet_distance_of_few(a, b) if few else frechet_distance(Moments.of(a), Moments.of(b))
+    return found

@@ -8,7 +8,7 @@ from gankd.config import Section, nearest
 from gankd.data import DataSet
 from gankd.errors import UserError
 from gankd.models import CLASSIFIERS
-from gankd.stages.sections import ClassifierConfig, GanConfig
+from gankd.stages.sections import ClassifierConfig, GanConfig, QualityConfig
 
 GAN_SIZES = {"biggan": (8, 16, 32, 64, 128, 256), "biggan_deep": (32, 64, 128, 256)}
 
@@ -56,3 +56,12 @@ def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
         )
     if cfg.ema_start >= cfg.steps:
         raise UserError(f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}")
+
+
+def check_quality(name: str, cfg: QualityConfig, data: DataSet) -> None:
+    """The further extractor can be had, and its file of weights fits."""
+    check_classes(name, cfg, data)
+    if cfg.extractor:
+        from gankd.metrics.extractors import from_weights
+
+        from_weights(cfg.extractor, cfg.weights)

@@ -1,34 +1,175 @@
-"""How good a generator is, on the validation part, in the features of a classifier of the same data."""
+"""How good a generator is, on the validation part, by every metric of `gankd.metrics.suite` from one pass.
+
+A method has three stages for it: `judge`, a classifier of the real training images, whose features are compared;
+`reference`, what the judge says of the real validation images, made once; `quality`, the generator against that. Whoever
+wants a subset of the classes, or has images in place of a generator, calls what these stages call:
+
+    judge_of(judge)                                        -> extractor
+    real_features(ctx, cfg, part, extractor)               -> Features of a part of the data (any `Split`)
+    image_features(ctx, cfg, images, labels, extractor)    -> Features of uint8 images
+    generated_features(ctx, cfg, generator, extractor, labels, stream)  -> Features of a generator
+    suite(real, fake, cfg, extractor.name)                 -> metrics
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from gankd.artifact import Artifact
 from gankd.context import Context
-from gankd.data import DataSet
-from gankd.data.augment import Resident
-from gankd.metrics.frechet import frechet_distance, moments
+from gankd.data import DataSet, Split
+from gankd.errors import UserError
+from gankd.metrics.extractors import Extractor, classifier, from_weights
+from gankd.metrics.suite import Features, cautions, intra_fid, measure, real_side, suite
 from gankd.stages.classifier import load_network
 from gankd.stages.sections import QualityConfig
 
+__all__ = [
+    "generated_features", "generated_labels", "image_features", "judge_of", "load_reference", "measure", "measure_real",
+    "real_features", "score_generator", "score_network", "suite",
+]  # fmt: skip
+
+REFERENCE = "features.safetensors"
+
+
+def judge_of(judge: Artifact, device: torch.device | str = "cpu") -> Extractor:
+    """The artifact of a classifier stage as an extractor named "classifier"."""
+    return classifier(load_network(judge, device))
+
+
+def image_features(ctx: Context, cfg: QualityConfig, images: Any, labels: Any, extractor: Extractor) -> Features:
+    """One pass over uint8 images (N, C, H, W) with integer labels (N,), arrays or memory maps, in an order drawn at random."""
+    order = torch.randperm(len(labels), generator=ctx.rng(0, "image order", device="cpu")).numpy()
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        step = cfg.batch * ctx.world_size
+        for start in range(ctx.rank * cfg.batch, len(order), step):
+            index = order[start : start + cfg.batch]
+            yield torch.from_numpy(np.asarray(images[index])), torch.from_numpy(np.asarray(labels[index]))
+
+    return measure(extractor, batches(), len(order), keep=cfg.keep, splits=cfg.splits, ctx=ctx)
+
+
+def real_features(ctx: Context, cfg: QualityConfig, part: Split, extractor: Extractor) -> Features:
+    """One pass over a part of a data set. Raises UserError for fewer than two images."""
+    if len(part) < 2:
+        raise UserError(f"metrics need at least 2 real images, and there is {len(part)}")
+    return image_features(ctx, cfg, part.images, part.labels, extractor)
+
+
+def generated_labels(real: Features, count: int, rng: torch.Generator, distribution: str = "real") -> Tensor:
+    """Classes to generate, int64 (count,) on the CPU, in random order: in the proportions of the real images, or equally often.
+
+    Only classes that the real images have.
+    """
+    source = real.labels.cpu() if distribution == "real" else real.labels.cpu().unique()
+    repeated = source.repeat(-(-count // len(source)))
+    # The rest of a division falls on classes drawn at random.
+    whole = count - count % len(source)
+    rest = source[torch.randperm(len(source), generator=rng)[: count - whole]]
+    labels = torch.cat([repeated[:whole], rest])
+    return labels[torch.randperm(count, generator=rng)]
+
 
 @torch.no_grad()
-def score_generator(ctx: Context, cfg: QualityConfig, data: DataSet, biggan: Artifact, extractor: Artifact) -> dict[str, float]:
-    """Frechet distance to the validation images in the extractor's features, and how often the extractor sees the class.
+def generated(ctx: Context, generator: Any, labels: Tensor, batch: int, stream: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """This worker's batches of images in [-1, 1] for the global sequence of `labels`; each batch has latents of its own seed."""
+    for index, part in enumerate(labels.split(batch)):
+        if index % ctx.world_size == ctx.rank:
+            rng = ctx.rng(index, stream)
+            z = torch.randn(len(part), generator.dim_z, generator=rng, device=rng.device)
+            yield generator(z, part.to(ctx.device)), part
 
-    `fid_extractor` compares generators of the same data and extractor only; it is not the FID of Inception features.
+
+def generated_features(
+    ctx: Context, cfg: QualityConfig, generator: Any, extractor: Extractor, labels: Tensor, stream: str = "quality"
+) -> Features:
+    """One pass over an image of `generator` (in eval mode, with `dim_z`) for each of `labels` int64 (N,).
+
+    `stream` names the latents: the same stream, the same latents.
     """
-    generator, phi = load_network(biggan, ctx.device), load_network(extractor, ctx.device)
-    rng = ctx.rng(0)
-    real = torch.cat([phi.features(images) for images, _ in Resident(data.val, ctx.device).in_order(cfg.batch)])
-    fake, right, made = [], 0, 0
-    while made < cfg.images:
-        n = min(cfg.batch, cfg.images - made)
-        labels = torch.arange(made, made + n, device=ctx.device) % generator.classes
-        images = generator(torch.randn(n, generator.dim_z, generator=rng, device=rng.device), labels)
-        fake.append(phi.features(images))
-        right += int((phi(images).argmax(1) == labels).sum())
-        made += n
-    distance = frechet_distance(*moments(real), *moments(torch.cat(fake)))
-    return {"fid_extractor": distance, "class_accuracy": 100 * right / made}
+    batches = generated(ctx, generator, labels, cfg.batch, stream)
+    return measure(extractor, batches, len(labels), keep=cfg.keep, splits=cfg.splits, ctx=ctx)
+
+
+def score_network(
+    ctx: Context, cfg: QualityConfig, generator: Any, extractor: Extractor, real: Features, stream: str = "quality"
+) -> dict[str, float]:
+    """All metrics of `cfg.images` images of a generator in eval mode against `real`."""
+    labels = generated_labels(real, cfg.images, ctx.rng(0, f"{stream} labels", device="cpu"), cfg.labels)
+    return suite(real, generated_features(ctx, cfg, generator, extractor, labels, stream), cfg, extractor.name)
+
+
+def measure_real(ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact) -> dict[str, float]:
+    """The stage `reference`: what the judge's pass over the validation images leaves. Makes features.safetensors.
+
+    Its metrics are what real images score: FID between their two halves, their score.
+    """
+    extractor = judge_of(judge, ctx.device)
+    real = real_features(ctx, cfg, data.val, extractor)
+    real.save(ctx.out / REFERENCE)
+    return real_side(real, extractor.name)
+
+
+def load_reference(reference: Artifact, device: torch.device | str = "cpu") -> Features:
+    """What `measure_real` made."""
+    return Features.load(reference.file(REFERENCE)).to(device)
+
+
+def score_generator(
+    ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact, reference: Artifact, **generator: Artifact
+) -> dict[str, float]:
+    """The stage `quality`: all metrics of the one further artifact, a generator. Makes metrics.json.
+
+    That holds, beside the numbers, what they depend on: extractor, counts, labels, seed; intra-FID by class; warnings.
+    """
+    (made,) = generator.values()
+    network = load_network(made, ctx.device)
+    extractor = judge_of(judge, ctx.device)
+    judges = [(extractor, load_reference(reference, ctx.device))]
+    if cfg.extractor:
+        further = from_weights(cfg.extractor, cfg.weights).to(ctx.device)
+        judges.append((further, real_features(ctx, cfg, data.val, further)))
+    metrics, reports = {"judge_accuracy": judge.metrics["val_accuracy"]}, {}
+    for extractor, real in judges:
+        labels = generated_labels(real, cfg.images, ctx.rng(0, "labels", device="cpu"), cfg.labels)
+        fake = generated_features(ctx, cfg, network, extractor, labels)
+        found = suite(real, fake, cfg, extractor.name)
+        reports[extractor.tag] = report(ctx, cfg, data, extractor, real, fake) | {"metrics": found}
+        metrics |= found
+    (ctx.out / "metrics.json").write_text(json.dumps({"generator": made.key, "by_extractor": reports}, indent=1, sort_keys=True))
+    return metrics
+
+
+def report(ctx: Context, cfg: QualityConfig, data: DataSet, extractor: Extractor, real: Features, fake: Features) -> Any:
+    """What the numbers depend on, in JSON: two that differ in any of this do not compare."""
+    warnings = cautions(real, fake, extractor.name)
+    if ctx.rank == 0:
+        for warning in warnings:
+            logging.getLogger(__name__).warning(warning)
+    return {
+        "protocol": {
+            "extractor": extractor.tag,
+            "preprocessing": extractor.preprocessing,
+            "quantised": extractor.quantise,
+            "real": {"part": "validation", "fingerprint": data.fingerprint, "images": real.count},
+            "generated": {"images": fake.count, "labels": cfg.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True},
+            "seed": ctx.seed,
+            "batch": cfg.batch,
+            "kept": [len(real.rows), len(fake.rows)],
+            "splits": fake.score and len(fake.score.negentropies),
+            "neighbours": cfg.neighbours,
+            "kid": [cfg.kid_subsets, cfg.kid_subset_size],
+            "kmmd": {"sigma": cfg.kmmd_sigma, "bandwidth": cfg.kmmd_bandwidth},
+        },
+        "class_counts": {"real": real.class_counts(), "generated": fake.class_counts()},
+        "intra_fid": intra_fid(real, fake),
+        "warnings": warnings,
+    }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gankd.config import Section, knob
+from gankd.errors import UserError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -88,12 +89,59 @@ class GanConfig(Section):
     )
     flip: bool = knob(True, "random horizontal flips of real images", origin="cGAN-KD CIFAR-100")
     sheets: int = knob(4, "sample sheets logged while training", origin="ours", ge=0, le=100)
+    evaluations: int = knob(10, "times that the averaged generator is measured while training", origin="ours", ge=1, le=1000)
+    evaluation_images: int = knob(
+        500, "images generated for each of them", unit="images", origin="ours: less than 2 % of the time", ge=10, le=100_000
+    )
+    keep: Literal["last", "best"] = knob(
+        "last",
+        "which averaged generator is the artifact: the last, or that of the lowest FID; the other is kept beside it",
+        origin="cGAN-KD takes the last",
+    )
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
 
 class QualityConfig(Section):
-    """Measuring a generator on the validation part."""
+    """Measuring a generator on the validation part, in the features of the judge, and of one more extractor if asked for."""
 
-    images: int = knob(2000, "generated images, spread evenly over the classes", unit="images", origin="ours", ge=10)
+    images: int = knob(2000, "generated images", unit="images", origin="ours", ge=10, le=1_000_000)
     batch: int = knob(500, "images at a time", unit="images", origin="ours", ge=1)
+    labels: Literal["real", "uniform"] = knob(
+        "real", "classes of the generated images: in the real images' proportions, or equally often", origin="ours"
+    )
+    keep: int = knob(
+        10_000,
+        "images whose features are kept, for the metrics that compare pairs or classes",
+        unit="images",
+        origin="ours",
+        ge=10,
+        le=100_000,
+    )
+    splits: int = knob(10, "runs of the inception score", origin="Salimans et al.", ge=1, le=100)
+    neighbours: int = knob(3, "k of precision, recall, density, coverage", origin="Kynkaanniemi et al.", ge=1, le=100)
+    kid_subsets: int = knob(100, "random subsets of KID", origin="torch-fidelity", ge=1, le=10_000)
+    kid_subset_size: int = knob(1000, "images of a subset of KID", unit="images", origin="torch-fidelity", ge=2, le=100_000)
+    kmmd_sigma: float = knob(1.0, "KMMD's sigma, in units of the real images' spread", origin="GAN-Metrics", gt=0, le=1000)
+    kmmd_bandwidth: float | None = knob(
+        None, "a squared sigma of your own, for a further `kmmd_fixed`; null = none", origin="ours", gt=0
+    )
+    extractor: Literal["inception_torchvision", "inception_tf_ported", "clip"] | None = knob(
+        None, "a further feature extractor beside the judge; needs `weights`", origin="specification 1.1"
+    )
+    weights: str | None = knob(None, "file with the further extractor's weights", unit="path", origin="ours")
+
+    @model_validator(mode="after")
+    def _weights_for_an_extractor(self) -> QualityConfig:
+        if self.extractor and not self.weights:
+            raise UserError(f"the extractor {self.extractor!r} needs a file with its weights: set quality.weights")
+        if self.weights and not self.extractor:
+            raise UserError("quality.weights is a file for quality.extractor, which is not set")
+        return self
+
+
+# What of `quality` the real side does not depend on: a stage `reference` ignores it, and is made once.
+GENERATED_ONLY = frozenset(QualityConfig.model_fields) - {"batch", "keep", "splits"}
+
+# The classifier that judges generators: one for all methods, so that with the same data and seed they share it.
+JUDGE = ClassifierConfig(network="resnet20", epochs=60, batch=128, lr=0.1, schedule="cosine")
