@@ -1,5 +1,7 @@
 """Spectral normalisation, batch norm, blocks and initialisation against reference values."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -141,7 +143,7 @@ def test_standing_statistics() -> None:
 
 BLOCKS = {
     "attn": lambda: SelfAttention(16, 1e-6),
-    "gblock": lambda: GeneratorBlock(6, 4, condition_layer(0, 5, 1e-6), 1e-6, 1e-5),
+    "gblock": lambda: GeneratorBlock(6, 4, partial(ConditionalBatchNorm, condition=condition_layer(0, 5, 1e-6)), 1e-6),
     "dblock_first": lambda: DiscriminatorBlock(3, 5, down=True, first=True, sn_eps=1e-6),
     "dblock_down": lambda: DiscriminatorBlock(4, 6, down=True, sn_eps=1e-6),
     "dblock_plain": lambda: DiscriminatorBlock(5, 5, down=False, sn_eps=1e-6),
@@ -160,7 +162,8 @@ def test_block(name: str) -> None:
 
 
 def test_bf16_maps_stay_bf16_and_channels_last() -> None:
-    block = GeneratorBlock(8, 8, condition_layer(3, 0, 1e-8)).to(memory_format=torch.channels_last)
+    norm = partial(ConditionalBatchNorm, condition=condition_layer(3, 0, 1e-8))
+    block = GeneratorBlock(8, 8, norm).to(memory_format=torch.channels_last)
     x = torch.randn(2, 8, 4, 4).to(torch.bfloat16, memory_format=torch.channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = block(x, torch.tensor([0, 2]))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GENERATORS: dict[str, str] = {
     "biggan": "gankd.models.biggan:Generator",
     "biggan_deep": "gankd.models.biggan_deep:Generator",
+    "biggan_transfer": "gankd.models.biggan_transfer:TransferGenerator",
 }
 DISCRIMINATORS: dict[str, str] = {
     "biggan_discriminator": "gankd.models.biggan:Discriminator",

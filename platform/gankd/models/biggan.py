@@ -5,15 +5,17 @@ State-dict names are those of the public PyTorch release, so its checkpoints loa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.models.batch_norm import BatchNorm
+from gankd.models.batch_norm import BatchNorm, ConditionalBatchNorm
 from gankd.models.biggan_blocks import (
     BOTTOM,
     DiscriminatorBlock,
@@ -52,7 +54,48 @@ def check_image_size(image_size: int, known: Iterable[int]) -> None:
         raise UserError(f"image_size {image_size} has no BigGAN of this kind: choose one of {', '.join(map(str, known))}.")
 
 
-class Generator(nn.Module):
+class GeneratorBody(nn.Module):
+    """What all our BigGAN generators share: stem, blocks, output. A subclass says how a class reaches the batch norms."""
+
+    def grow(
+        self, image_size: int, image_channels: int, width: int, dim_z: int, hierarchical: bool,
+        attention: Sequence[int], sn_eps: float, norm: Callable[[int, int], nn.Module],
+    ) -> None:  # fmt: skip
+        """Make the layers. norm(channels, chunk): a block's conditional BN; chunk: width of its part of z, 0 for none."""
+        channels = [width * c for c in GENERATOR_CHANNELS[image_size]]
+        blocks = len(channels) - 1
+        self.image_size, self.image_channels = image_size, image_channels
+        self.chunk = dim_z // (blocks + 1) if hierarchical else dim_z
+        self.dim_z = self.chunk * (blocks + 1) if hierarchical else dim_z
+        self.hierarchical = hierarchical
+        sizes = [BOTTOM * 2 ** (i + 1) for i in range(blocks)]
+        check_attention(tuple(attention), dict(zip(sizes, channels[1:])))
+
+        self.linear = SNLinear(self.chunk, channels[0] * BOTTOM**2, eps=sn_eps)
+        conditional = partial(norm, chunk=self.chunk if hierarchical else 0)
+        self.blocks = nn.ModuleList()
+        for size, inputs, outputs in zip(sizes, channels, channels[1:]):
+            attend = [SelfAttention(outputs, sn_eps)] if size in attention else []
+            self.blocks.append(Stage([GeneratorBlock(inputs, outputs, conditional, sn_eps), *attend]))
+        last = SNConv2d(channels[-1], image_channels, 3, padding=1, eps=sn_eps)
+        self.output_layer = nn.Sequential(BatchNorm(channels[-1]), nn.ReLU(), last)
+
+    def chunks(self, z: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """The part of z that feeds the stem, and every block's own (None without hierarchy)."""
+        if not self.hierarchical:
+            return z, [None] * len(self.blocks)
+        first, *rest = z.split(self.chunk, dim=1)
+        return first, list(rest)
+
+    def render(self, z: Tensor, conditions: Iterable[Any]) -> Tensor:
+        """Images of the stem's z and of every block's condition."""
+        h = first_map(self.linear(z), like=self.output_layer[-1])
+        for block, condition in zip(self.blocks, conditions):
+            h = block(h, condition)
+        return torch.tanh(self.output_layer(h).to(z.dtype))
+
+
+class Generator(GeneratorBody):
     """z (N, dim_z) and labels (N,) to images (N, image_channels, S, S) in (-1, 1).
 
     Args:
@@ -74,37 +117,20 @@ class Generator(nn.Module):
         check_image_size(image_size, GENERATOR_CHANNELS)
         if hierarchical and not shared_dim:
             raise UserError("hierarchical = true needs a shared class embedding: set shared_dim above 0, e.g. 128.")
-        channels = [width * c for c in GENERATOR_CHANNELS[image_size]]
-        blocks = len(channels) - 1
-        self.image_size, self.classes, self.image_channels = image_size, classes, image_channels
-        self.chunk = dim_z // (blocks + 1) if hierarchical else dim_z
-        self.dim_z = self.chunk * (blocks + 1) if hierarchical else dim_z
-        self.hierarchical = hierarchical
-        sizes = [BOTTOM * 2 ** (i + 1) for i in range(blocks)]
-        check_attention(tuple(attention), dict(zip(sizes, channels[1:])))
+        self.classes = classes
+
+        def norm(channels: int, chunk: int) -> ConditionalBatchNorm:
+            return ConditionalBatchNorm(channels, condition_layer(classes, shared_dim + chunk, sn_eps), bn_eps)
 
         self.shared = nn.Embedding(classes, shared_dim) if shared_dim else None
-        self.linear = SNLinear(self.chunk, channels[0] * BOTTOM**2, eps=sn_eps)
-        condition = condition_layer(classes, shared_dim + (self.chunk if hierarchical else 0), sn_eps)
-        self.blocks = nn.ModuleList()
-        for size, inputs, outputs in zip(sizes, channels, channels[1:]):
-            attend = [SelfAttention(outputs, sn_eps)] if size in attention else []
-            self.blocks.append(Stage([GeneratorBlock(inputs, outputs, condition, sn_eps, bn_eps), *attend]))
-        last = SNConv2d(channels[-1], image_channels, 3, padding=1, eps=sn_eps)
-        self.output_layer = nn.Sequential(BatchNorm(channels[-1]), nn.ReLU(), last)
+        self.grow(image_size, image_channels, width, dim_z, hierarchical, attention, sn_eps, norm)
         initialise(self, init)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """labels: integers (N,), or with a shared table class embeddings (N, shared_dim)."""
         embedding = embed_labels(self.shared, labels)
-        conditions = [embedding] * len(self.blocks)
-        if self.hierarchical:
-            z, *chunks = z.split(self.chunk, dim=1)
-            conditions = [torch.cat([embedding, chunk], 1) for chunk in chunks]
-        h = first_map(self.linear(z), like=self.output_layer[-1])
-        for block, condition in zip(self.blocks, conditions):
-            h = block(h, condition)
-        return torch.tanh(self.output_layer(h).to(z.dtype))
+        z, chunks = self.chunks(z)
+        return self.render(z, [embedding if chunk is None else torch.cat([embedding, chunk], 1) for chunk in chunks])
 
 
 class Discriminator(nn.Module):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.models.batch_norm import Condition, ConditionalBatchNorm
+from gankd.models.batch_norm import Condition
 from gankd.models.spectral_norm import SNConv2d, SNLinear
+
+Norm = Callable[[int], nn.Module]  # channels -> batch norm called as norm(x, condition)
 
 BOTTOM = 4  # height and width of the generator's first map
 
@@ -46,18 +49,18 @@ class SelfAttention(nn.Module):
 class GeneratorBlock(nn.Module):
     """(N, in, H, W) and a condition to (N, out, 2H, 2W), up by nearest.
 
-    Two 3x3 convolutions, either behind conditional BN and ReLU, and a 1x1 shortcut.
+    Two 3x3 convolutions, either behind conditional BN and ReLU, and a 1x1 shortcut. norm: channels -> conditional BN.
     """
 
-    def __init__(self, inputs: int, outputs: int, condition: Condition, sn_eps: float = 1e-8, bn_eps: float = 1e-5) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Norm, sn_eps: float = 1e-8) -> None:
         super().__init__()
         self.conv1 = SNConv2d(inputs, outputs, 3, padding=1, eps=sn_eps)
         self.conv2 = SNConv2d(outputs, outputs, 3, padding=1, eps=sn_eps)
         self.conv_sc = SNConv2d(inputs, outputs, 1, eps=sn_eps)
-        self.bn1 = ConditionalBatchNorm(inputs, condition, bn_eps)
-        self.bn2 = ConditionalBatchNorm(outputs, condition, bn_eps)
+        self.bn1 = norm(inputs)
+        self.bn2 = norm(outputs)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Any) -> Tensor:
         h = self.conv1.upsampled(F.relu(self.bn1(x, c)))
         h = self.conv2(F.relu(self.bn2(h, c)))
         return h + self.conv_sc.upsampled(x)
@@ -90,7 +93,7 @@ class DiscriminatorBlock(nn.Module):
 class Stage(nn.ModuleList):
     """A conditional block, and what may follow it (attention), which needs no condition."""
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Any) -> Tensor:
         for i, layer in enumerate(self):
             x = layer(x) if i else layer(x, c)
         return x

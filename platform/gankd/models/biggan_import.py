@@ -1,4 +1,4 @@
-"""Public BigGAN-PyTorch checkpoints (flat state dicts: G.pth, G_ema.pth, D.pth) as our networks.
+"""Public checkpoints of BigGAN-PyTorch and cGANTransfer (flat state dicts: G.pth, G_ema.pth, D.pth) as our networks.
 
 The architecture is read off the shapes.
 """
@@ -17,6 +17,8 @@ from gankd.models.biggan import DISCRIMINATOR_CHANNELS, GENERATOR_CHANNELS
 STATISTICS = {"running_mean": "stored_mean", "running_var": "stored_var"}
 # Logged singular values, and counters of the variants with standing or synchronised statistics.
 IGNORED = ("sv0", "accumulation_counter", "num_batches_tracked")
+# Of a cGANTransfer generator: the embedding, aliases of it, and the old gain and bias layers.
+OLD_TABLES = r"^shared\.|\.pretrain_embedding_w$|\.bn\d\.(gain|bias)\."
 
 
 def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -25,19 +27,22 @@ def our_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         # Two of the public batch norms keep their statistics one level deeper, in a layer called "bn".
         parts = [p for p in name.removeprefix("module.").split(".") if p != "bn"]
+        parts = ["embed" if p == "new_embed" else p for p in parts]  # cGANTransfer's table of the new classes
         if parts[-1] not in IGNORED:
             renamed[".".join([*parts[:-1], STATISTICS.get(parts[-1], parts[-1])])] = value
     return renamed
 
 
 def import_generator(state: Mapping[str, Tensor], sn_eps: float = 1e-8, bn_eps: float = 1e-5) -> nn.Module:
-    """The generator in a public state dict, in eval mode, in fp32.
+    """The generator in a public state dict, in eval mode, in fp32; a TransferGenerator if it is one of cGANTransfer.
 
     The two eps are not in the file: 1e-8 and 1e-5 are the public defaults, the released 128 px model uses sn_eps 1e-6.
     Raises UserError that names every missing, unexpected or misshapen entry.
     """
     state = our_names(state)
     image_size = size_by_blocks(state, {len(c) - 1: size for size, c in GENERATOR_CHANNELS.items()})
+    if "blocks.0.0.bn1.comb_layer_g.weight" in state:
+        return import_transfer(state, image_size, sn_eps, bn_eps)
     first = shape(state, "blocks.0.0.bn1.gain.weight")
     shared = state.get("shared.weight")
     shared_dim = 0 if shared is None else shared.shape[1]
@@ -54,6 +59,34 @@ def import_generator(state: Mapping[str, Tensor], sn_eps: float = 1e-8, bn_eps: 
         shared_dim=shared_dim,
         hierarchical=hierarchical,
         attention=[8 * 2**i for i in attended_blocks(state)],
+        sn_eps=sn_eps,
+        bn_eps=bn_eps,
+        init="default",
+    )
+    return load_exactly(network, state, "generator")
+
+
+def import_transfer(state: Mapping[str, Tensor], image_size: int, sn_eps: float, bn_eps: float) -> nn.Module:
+    """A generator of cGANTransfer. The tables of the pretrained network, which it carries and does not read, are left out."""
+    state = {name: value for name, value in state.items() if not re.search(OLD_TABLES, name)}
+    old_classes, classes = shape(state, "blocks.0.0.bn1.comb_layer_g.weight")
+    if "blocks.0.0.bn1.comb_layer_g.u0" in state:
+        variant = "imagenet"
+    else:
+        variant = "cifar" if "blocks.0.0.bn1.prev_knowledge_g.bias" in state else "plain"
+    chunk = shape(state, "linear.weight")[1]
+    hierarchical = "blocks.0.0.bn1.z_layer_g.weight" in state
+    network = build(
+        "biggan_transfer",
+        image_size=image_size,
+        old_classes=old_classes,
+        classes=classes,
+        image_channels=shape(state, "output_layer.2.weight")[0],
+        width=shape(state, "blocks.0.0.conv1.weight")[1] // GENERATOR_CHANNELS[image_size][0],
+        dim_z=chunk * len(GENERATOR_CHANNELS[image_size]) if hierarchical else chunk,
+        hierarchical=hierarchical,
+        attention=[8 * 2**i for i in attended_blocks(state)],
+        variant=variant,
         sn_eps=sn_eps,
         bn_eps=bn_eps,
         init="default",

@@ -17,6 +17,8 @@ from gankd.models.ema import ExponentialMovingAverage
 
 # (n, rng) -> this worker's rows of a global batch of n: images (rows, C, H, W) in [-1, 1], integer labels (rows,).
 RealBatch = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+# Weighted scalars, by name, that a generator's loss adds to the adversarial one.
+Penalty = Callable[[], dict[str, Tensor]]
 
 
 def single_worker(network: nn.Module) -> None:
@@ -61,11 +63,13 @@ class GANHyperparameters:
 class GANTraining(Algorithm):
     """One `step` is an iteration: discriminator updates, then a generator update, then the average of the generator.
 
-    The networks lie on the device where they are to train; they are changed in place. Latents, labels and augmentations
+    The networks lie on the device where they are to train; they are changed in place. Only parameters that require a
+    gradient at the start are trained. Latents, labels and augmentations
     are drawn for the global batch from the step's generator, of which every worker takes its rows.
 
     Args:
         reduce: called with a network behind the last backward of its update; averages its gradients over the workers.
+        penalty: terms of the generator's loss that do not depend on the batch; each is logged under its name.
 
     Raises UserError for a batch that the workers cannot share evenly, an unknown loss or an unknown DiffAugment
     operation.
@@ -81,6 +85,7 @@ class GANTraining(Algorithm):
         rank: int = 0,
         world_size: int = 1,
         reduce: Callable[[nn.Module], None] = single_worker,
+        penalty: Penalty | None = None,
     ) -> None:
         hp = self.hyperparameters = hyperparameters
         if hp.batch % world_size:
@@ -89,7 +94,7 @@ class GANTraining(Algorithm):
         diffaugment.draw(0, 8, 8, hp.diffaugment, torch.Generator())  # an unknown operation is an error before training
         share = hp.batch // world_size
         self.rows = slice(rank * share, (rank + 1) * share)
-        self.real_batch, self.reduce = real_batch, reduce
+        self.real_batch, self.reduce, self.penalty = real_batch, reduce, penalty
         self.device = next(generator.parameters()).device
         self.dtype = next(generator.parameters()).dtype
         self.dim_z, self.classes = cast(int, generator.dim_z), cast(int, generator.classes)
@@ -152,9 +157,13 @@ class GANTraining(Algorithm):
             loss = self.loss.generator(self.discriminate(images, labels)) / parts
             loss.backward()
             total = total + loss.detach()
+        terms = self.penalty() if self.penalty else {}
+        if terms:
+            # Once behind the micro-batches: what does not depend on them has the same gradient in each.
+            torch.stack(list(terms.values())).sum().backward()
         self.freeze_discriminator(False)
         self.apply_gradients("generator", hp.generator_orthogonal)
-        return {"loss_generator": total}
+        return {"loss_generator": total, **{name: term.detach() for name, term in terms.items()}}
 
     def apply_gradients(self, name: str, orthogonal: float) -> None:
         network = self.modules[name]
