@@ -114,12 +114,23 @@ def sample(model: str, out: str, per_class: int, seed: int) -> None:
 
 @cli.command()
 @click.argument("model")
-def evaluate(model: str) -> None:
-    """Test metrics of a registered student, e.g. digits-student@champion."""
-    from gankd.registered import evaluate_student
+@click.option("--images", type=int, help="Generated images.  [default: as the sweep that made the generator]")
+@click.option(
+    "--extractor", help="A further feature extractor for a generator: inception_torchvision, inception_tf_ported, clip."
+)
+@click.option("--weights", type=click.Path(), help="File with the weights of that extractor.")
+@STORAGE
+def evaluate(model: str, storage: str, **quality: Any) -> None:
+    """Validation and test metrics of a registered student or generator, e.g. digits-student@champion."""
+    from gankd.display import console
+    from gankd.evaluation import evaluate_registered
 
-    for name, value in evaluate_student(model).items():
-        click.echo(f"{name}: {value:.4g}")
+    found = evaluate_registered(model, absolute(storage), {knob: value for knob, value in quality.items() if value is not None})
+    if isinstance(found, dict):
+        for name, value in found.items():
+            click.echo(f"{name}: {value:.4g}")
+    else:
+        console().print(found)
 
 
 @cli.command()

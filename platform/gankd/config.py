@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gankd.data.config import DataConfig
 from gankd.errors import UserError
 
-Config = TypeVar("Config", bound="MethodConfig")
+Config = TypeVar("Config", bound="Section")
 
 
 class Section(BaseModel):

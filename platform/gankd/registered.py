@@ -1,16 +1,15 @@
-"""What one does with registered models: sample a generator, test a student, compare methods."""
+"""What one does with registered models: sample a generator, compare methods."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.table import Table
 
 from gankd.config import nearest
-from gankd.data import NAMES, DataConfig, load
+from gankd.data import NAMES
 from gankd.errors import UserError
-from gankd.model_registry import compare, version_tags
+from gankd.model_registry import compare
 from gankd.model_registry import load as fetch
 from gankd.tracking import Tracker
 
@@ -36,23 +35,6 @@ def sample_sheet(model: str, out: Path, per_class: int, seed: int) -> None:
     with torch.no_grad():
         images = torch.cat([generator(*part) for part in zip(z.split(500), labels.split(500))])
     sheet(images, columns=per_class).save(out)
-
-
-def evaluate_student(model: str) -> dict[str, float]:
-    """Accuracies in percent of a registered classifier on the validation and test parts of the data it was made for."""
-    from gankd import models
-    from gankd.data.augment import Resident
-    from gankd.stages.classifier import accuracy
-
-    network = models.load(fetch(_uri(), model))
-    if hasattr(network, "dim_z"):
-        raise UserError(f"{model!r} is a generator; evaluate takes a classifier, e.g. one whose name ends in -student")
-    data = load(DataConfig(**json.loads(version_tags(_uri(), model)["gankd.data_config"])))
-    return {
-        "val_accuracy": accuracy(network, Resident(data.val)),
-        "test_accuracy": accuracy(network, Resident(data.test)),
-        "test_images": float(len(data.test)),
-    }
 
 
 def comparison(dataset: str) -> Table:

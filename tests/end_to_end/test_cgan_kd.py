@@ -165,6 +165,47 @@ def test_evaluate_measures_what_the_sweep_recorded(smoke: SmokeSweep, runs: dict
     assert float(said["val_accuracy"]) == pytest.approx(recorded["val/student"], rel=1e-3)
 
 
+def test_evaluate_measures_a_generator_as_the_sweep_did(smoke: SmokeSweep) -> None:
+    done = smoke.place.gankd("evaluate", "digits-generator@champion")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = dict(re.findall(r"│ (.+?)\[classifier@[0-9a-f]{8}\] +│ +(\S+) │", done.stdout))
+    recorded = best(smoke)["metrics"]
+    for title, metric in (
+        ("FID", "fid"),
+        ("KID", "kid"),
+        ("precision", "precision"),
+        ("intra-FID", "intra_fid"),
+        ("KMMD", "kmmd"),
+    ):
+        assert float(rows[title]) == pytest.approx(recorded[f"quality/{metric}_classifier"], rel=2e-3, abs=1e-4), title
+    assert "accuracy of the judge" in done.stdout
+    assert "fewer than 5 for each of 16 features" in done.stdout
+    elsewhere = smoke.place.gankd("evaluate", "digits-generator@champion", "--storage", "nowhere")
+    assert elsewhere.returncode == 2
+    assert "give the --storage of the sweep" in elsewhere.stderr
+    further = smoke.place.gankd("evaluate", "digits-generator@champion", "--extractor", "clip")
+    assert further.returncode == 2
+    assert "needs a file with its weights" in further.stderr
+
+
+def test_the_last_and_the_best_generator_are_kept_and_measured_on_the_way(
+    smoke: SmokeSweep, runs: dict[str, list[Any]], manifests: dict[str, dict[str, Any]]
+) -> None:
+    (gan,) = (manifest for manifest in manifests.values() if manifest["stage"] == "biggan")
+    assert {"model.safetensors", "recipe.json", "best/model.safetensors", "best/recipe.json"} == set(gan["files"])
+    assert gan["metrics"]["best_fid_classifier"] <= gan["metrics"]["fid_classifier"]
+    assert 0 < gan["metrics"]["evaluation_share"] < 1
+    measured = [e for e in smoke.place.events(smoke.name, "metrics") if "biggan/fid_classifier" in e["values"]]
+    assert [event["step"] for event in measured] == [10, 20]
+    (quality,) = (key for key, manifest in manifests.items() if manifest["stage"] == "quality")
+    told = json.loads((smoke.place.storage / "artifacts" / quality / "metrics.json").read_text())
+    ((tag, report),) = told["by_extractor"].items()
+    assert report["protocol"]["extractor"] == tag
+    assert report["protocol"]["generated"]["images"] == 200
+    assert sum(report["class_counts"]["generated"].values()) == 200
+    assert sum(report["intra_fid"].values()) / 10 == pytest.approx(report["metrics"]["intra_fid_classifier"])
+
+
 def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
     done = smoke.place.gankd("compare", "--dataset", "digits")
     assert done.returncode == 0, done.stderr

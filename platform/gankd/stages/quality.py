@@ -7,7 +7,8 @@ wants a subset of the classes, or has images in place of a generator, calls what
     judge_of(judge)                                        -> extractor
     real_features(ctx, cfg, part, extractor)               -> Features of a part of the data (any `Split`)
     image_features(ctx, cfg, images, labels, extractor)    -> Features of uint8 images
-    generated_features(ctx, cfg, generator, extractor, labels, stream)  -> Features of a generator
+    generated_features(ctx, cfg, generator, extractor, labels)          -> Features of a generator's images of these classes
+    sampled_features(ctx, cfg, generator, extractor, real)              -> the same for the classes that `real` has
     suite(real, fake, cfg, extractor.name)                 -> metrics
 """
 
@@ -33,10 +34,11 @@ from gankd.stages.sections import QualityConfig
 
 __all__ = [
     "generated_features", "generated_labels", "image_features", "judge_of", "load_reference", "measure", "measure_real",
-    "real_features", "score_generator", "score_network", "suite",
+    "real_features", "sampled_features", "score_generator", "score_network", "suite",
 ]  # fmt: skip
 
 REFERENCE = "features.safetensors"
+ORDER_SEED = 0  # what real images score does not depend on a run's seed
 
 
 def judge_of(judge: Artifact, device: torch.device | str = "cpu") -> Extractor:
@@ -46,7 +48,7 @@ def judge_of(judge: Artifact, device: torch.device | str = "cpu") -> Extractor:
 
 def image_features(ctx: Context, cfg: QualityConfig, images: Any, labels: Any, extractor: Extractor) -> Features:
     """One pass over uint8 images (N, C, H, W) with integer labels (N,), arrays or memory maps, in an order drawn at random."""
-    order = torch.randperm(len(labels), generator=ctx.rng(0, "image order", device="cpu")).numpy()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(ORDER_SEED)).numpy()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         step = cfg.batch * ctx.world_size
@@ -99,12 +101,20 @@ def generated_features(
     return measure(extractor, batches, len(labels), keep=cfg.keep, splits=cfg.splits, ctx=ctx)
 
 
+def sampled_features(
+    ctx: Context, cfg: QualityConfig, generator: Any, extractor: Extractor, real: Features, stream: str = "quality"
+) -> Features:
+    """One pass over `cfg.images` images of a generator, of the classes that `real` has."""
+    labels = generated_labels(real, cfg.images, ctx.rng(0, f"{stream} labels", device="cpu"), cfg.labels)
+    return generated_features(ctx, cfg, generator, extractor, labels, stream)
+
+
 def score_network(
     ctx: Context, cfg: QualityConfig, generator: Any, extractor: Extractor, real: Features, stream: str = "quality"
 ) -> dict[str, float]:
     """All metrics of `cfg.images` images of a generator in eval mode against `real`."""
-    labels = generated_labels(real, cfg.images, ctx.rng(0, f"{stream} labels", device="cpu"), cfg.labels)
-    return suite(real, generated_features(ctx, cfg, generator, extractor, labels, stream), cfg, extractor.name)
+    fake = sampled_features(ctx, cfg, generator, extractor, real, stream)
+    return suite(real, fake, cfg, extractor.name)
 
 
 def measure_real(ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact) -> dict[str, float]:
@@ -139,8 +149,7 @@ def score_generator(
         judges.append((further, real_features(ctx, cfg, data.val, further)))
     metrics, reports = {"judge_accuracy": judge.metrics["val_accuracy"]}, {}
     for extractor, real in judges:
-        labels = generated_labels(real, cfg.images, ctx.rng(0, "labels", device="cpu"), cfg.labels)
-        fake = generated_features(ctx, cfg, network, extractor, labels)
+        fake = sampled_features(ctx, cfg, network, extractor, real)
         found = suite(real, fake, cfg, extractor.name)
         reports[extractor.tag] = report(ctx, cfg, data, extractor, real, fake) | {"metrics": found}
         metrics |= found

@@ -1,0 +1,291 @@
+"""One pass over images to all metrics: extractors, truncation, workers, bad numbers, and what each metric is there to see."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gankd.errors import StageFailed, UserError
+from gankd.metrics.extractors import classifier, from_weights, inception_torchvision, quantise, random_conv
+from gankd.metrics.suite import Features, cautions, fid, intra_fid, measure, real_side, suite
+from gankd.models import build
+from gankd.stages.sections import QualityConfig
+
+CFG = QualityConfig(neighbours=3)
+PAIRED = ("kid", "kmmd", "mmd2_u", "precision", "recall", "density", "coverage", "intra_fid")
+
+
+def generator_of(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pictures(n: int, seed: int = 0, classes: int = 4) -> tuple[Tensor, Tensor]:
+    """uint8 images (n, 1, 8, 8) whose brightness and stripes tell the class, and labels."""
+    labels = torch.arange(n) % classes
+    waves = torch.sin(torch.arange(8.0) * (1 + labels[:, None])) * 60
+    noise = torch.randn(n, 1, 8, 8, generator=generator_of(seed)) * 25
+    images = 128 + waves[:, None, None, :] + noise
+    return images.clamp(0, 255).to(torch.uint8), labels
+
+
+def batches(images: Tensor, labels: Tensor, size: int = 50, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(rank * size, len(labels), world * size):
+        yield images[start : start + size], labels[start : start + size]
+
+
+def features(n: int, seed: int = 0, **options: Any) -> Features:
+    return measure(random_conv(1, 8), batches(*pictures(n, seed)), n, **options)
+
+
+def test_the_suite_has_every_metric_named_after_the_extractor() -> None:
+    found = suite(features(200), features(200, seed=1), CFG.model_copy(update={"kmmd_bandwidth": 0.1}), "random_conv")
+    expected = {*PAIRED, "fid", "intra_fid_max", "kid_std", "is", "is_std", "kmmd_fixed"}
+    assert set(found) == {f"{name}_random_conv" for name in expected}
+    assert all(torch.isfinite(torch.tensor(list(found.values()))))
+
+
+def test_exactly_count_images_are_used() -> None:
+    images, labels = pictures(230)
+    whole = measure(random_conv(1, 8), batches(images, labels), 120)
+    exact = measure(random_conv(1, 8), batches(images[:120], labels[:120], size=120), 120)
+    assert whole.count == len(whole.rows) == 120
+    torch.testing.assert_close(whole.moments.scatter, exact.moments.scatter, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="120 images came where 121 were to come"):
+        measure(random_conv(1, 8), batches(images[:120], labels[:120]), 121)
+
+
+def test_fid_and_score_see_all_images_and_the_others_the_first_ones() -> None:
+    whole, bounded = features(200), features(200, keep=60)
+    assert (len(bounded.rows), bounded.count) == (60, 200)
+    fake = features(200, seed=1)
+    all_of_it, part = suite(whole, fake, CFG, "x"), suite(bounded, fake, CFG, "x")
+    assert part["fid_x"] == pytest.approx(all_of_it["fid_x"], rel=1e-9)
+    assert part["kid_x"] != all_of_it["kid_x"]
+
+
+class Worker:
+    """What `measure` wants of a context, for workers that are threads."""
+
+    def __init__(self, rank: int, meeting: Any) -> None:
+        self.rank, self.meeting, self.world_size = rank, meeting, meeting.barrier.parties
+
+    def gather(self, value: Any) -> list[Any]:
+        self.meeting.said[self.rank] = value
+        self.meeting.barrier.wait()
+        values = list(self.meeting.said)
+        self.meeting.barrier.wait()
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values.copy_(torch.stack(self.gather(values.clone())).sum(0))
+
+
+def on_workers(world: int, images: Tensor, labels: Tensor, count: int, size: int) -> list[Any]:
+    meeting = SimpleNamespace(barrier=threading.Barrier(world, timeout=30), said=[None] * world)
+    results: list[Any] = [None] * world
+    extractor = random_conv(1, 8)
+
+    def work(rank: int) -> None:
+        mine: Any = Worker(rank, meeting)
+        try:
+            results[rank] = measure(extractor, batches(images, labels, size, rank, world), count, ctx=mine)
+        except StageFailed as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results
+
+
+@pytest.mark.parametrize(("world", "size"), [(2, 50), (3, 40), (4, 64)])
+def test_workers_end_with_what_one_has(world: int, size: int) -> None:
+    images, labels = pictures(150)
+    one = measure(random_conv(1, 8), batches(images, labels), 130)
+    for found in on_workers(world, images, labels, 130, size):
+        assert torch.equal(found.labels, one.labels)
+        torch.testing.assert_close(found.rows, one.rows)
+        torch.testing.assert_close(found.moments.scatter, one.moments.scatter, rtol=1e-6, atol=1e-9)
+        assert found.score.mean_and_std() == pytest.approx(one.score.mean_and_std(), rel=1e-6)
+
+
+def test_an_image_that_is_not_finite_is_named_on_every_worker() -> None:
+    images, labels = pictures(150)
+    broken = images.float() / 127.5 - 1
+    broken[97, 0, 3, 3] = torch.nan
+    broken[120] = torch.inf
+    for error in on_workers(2, broken, labels, 150, 40):
+        assert isinstance(error, StageFailed)
+        assert "image 97 has pixels or random_conv features that are not finite" in str(error)
+    extractor = random_conv(1, 8)
+    extractor.network[0].weight.data[0] = torch.inf
+    with pytest.raises(StageFailed, match="image 0 "):
+        measure(extractor, batches(images, labels), 150)
+
+
+def test_shuffled_labels_leave_fid_and_raise_intra_fid() -> None:
+    images, labels = pictures(400, seed=1)
+    real, fake = features(400), measure(random_conv(1, 8), batches(images, labels), 400)
+    shuffled = measure(random_conv(1, 8), batches(images, (labels + 1) % 4), 400)
+    right, wrong = suite(real, fake, CFG, "x"), suite(real, shuffled, CFG, "x")
+    assert wrong["fid_x"] == pytest.approx(right["fid_x"], rel=1e-9)
+    assert wrong["intra_fid_x"] > 10 * right["intra_fid_x"]
+    assert list(intra_fid(real, fake)) == [0, 1, 2, 3]
+
+
+def test_one_class_for_all_is_precise_and_recalls_little() -> None:
+    images, labels = pictures(400, seed=1)
+    only = images[labels == 2]
+    collapsed = measure(random_conv(1, 8), batches(only, labels[labels == 2]), 100)
+    found, healthy = (suite(features(400), fake, CFG, "x") for fake in (collapsed, features(100, seed=2)))
+    assert found["precision_x"] > 0.8
+    assert found["recall_x"] < 0.5 < healthy["recall_x"]
+    assert found["kid_x"] > 10 * abs(healthy["kid_x"])
+
+
+def test_classes_can_be_taken_alone() -> None:
+    real = features(200)
+    two = real.of_classes([1, 3])
+    assert two.count == 100
+    assert two.class_counts() == {1: 50, 3: 50}
+    assert set(suite(two, features(200, seed=1).of_classes([1, 3]), CFG, "x")) == {
+        f"{name}_x" for name in (*PAIRED, "fid", "intra_fid_max", "kid_std")
+    }
+
+
+def test_few_images_take_the_stable_form_and_are_warned_of() -> None:
+    real, fake = features(6), features(7, seed=1)
+    assert fid(real, fake) == pytest.approx(fid(fake, real), rel=1e-9)
+    said = cautions(real, fake, "x")
+    assert "fid_x: 6 real images for 8 features" in said[0]
+    assert "intra_fid_x: a class has only 1 images" in said[-1]
+    assert cautions(features(4000), features(4000), "x") == []
+    assert all(torch.isfinite(torch.tensor(list(suite(real, fake, CFG, "x").values()))))
+
+
+def test_features_survive_a_file(tmp_path: Path) -> None:
+    real = features(60, keep=40)
+    real.save(tmp_path / "features.safetensors")
+    read, fake = Features.load(tmp_path / "features.safetensors"), features(60, seed=1)
+    assert suite(read, fake, CFG, "x") == suite(real, fake, CFG, "x")
+    assert real_side(read, "x") == real_side(real, "x")
+    assert real_side(real, "x")["fid_floor_x"] > 0
+
+
+def test_a_classifier_gives_the_features_of_its_last_layer_and_knows_labels() -> None:
+    torch.manual_seed(0)
+    for name, options in (
+        ("small_cnn", {"width": 4}),
+        ("small_cnn", {"width": 4, "normalisation": [[0.5], [0.2]]}),
+        ("feature_extractor", {"trunk": "small", "width": 4}),
+    ):
+        network = build(name, classes=4, image_channels=1, image_size=8, **options)
+        extractor, (images, labels) = classifier(network), pictures(40)
+        rows, logits = extractor(images)
+        floats = images.float() / 127.5 - 1
+        torch.testing.assert_close(logits, network(floats))
+        torch.testing.assert_close(rows, network.features(floats))
+        assert (extractor.feature_dim, extractor.classes) == (rows.shape[1], 4)
+        found = measure(extractor, batches(images, labels), 40)
+        assert found.right == int((logits.argmax(1) == labels).sum())
+        assert suite(found, found, CFG, "x")["class_accuracy_x"] == 100 * found.right / 40
+
+
+def test_an_extractor_is_named_by_its_weights() -> None:
+    torch.manual_seed(0)
+    one = build("small_cnn", classes=4, image_channels=1, image_size=8, width=4)
+    same, other = (build("small_cnn", classes=4, image_channels=1, image_size=8, width=4) for _ in range(2))
+    same.load_state_dict(one.state_dict())
+    assert classifier(one).tag == classifier(same).tag
+    assert classifier(one).tag.startswith("classifier@")
+    assert len({classifier(one).tag, classifier(other).tag, classifier(one, quantise=False).tag}) == 3
+
+
+def test_generated_images_are_put_on_grey_levels_as_the_real_ones_are() -> None:
+    images, _ = pictures(30)
+    floats = images.float() / 127.5 - 1
+    assert torch.equal(quantise(floats), images)
+    extractor = random_conv(1, 8)
+    torch.testing.assert_close(extractor(floats + 0.002)[0], extractor(images)[0])
+    extractor.quantise = False
+    assert not torch.equal(extractor(floats + 0.002)[0], extractor(images)[0])
+
+
+def test_an_extractor_in_training_mode_and_autocast_are_refused() -> None:
+    extractor, (images, _) = random_conv(1, 8), pictures(10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert extractor(images)[0].dtype == torch.float32
+    extractor.network.train()
+    with pytest.raises(ValueError, match="training mode"):
+        extractor(images)
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from torchvision.models import inception_v3
+
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "inception.pth"
+    torch.save(inception_v3(weights=None, init_weights=False).state_dict(), file)
+    return file
+
+
+def test_inception_of_torchvision_from_a_file(inception_file: Path) -> None:
+    from torchvision.models import inception_v3
+
+    extractor = inception_torchvision(str(inception_file))
+    images, _ = pictures(2)
+    rows, logits = extractor(images)
+    assert rows.shape == (2, 2048)
+    network = inception_v3(weights=None, init_weights=False, transform_input=False)
+    network.load_state_dict(torch.load(inception_file, weights_only=True))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    inputs = (images.float() / 255).expand(-1, 3, -1, -1).sub(mean).div(std)
+    large = torch.nn.functional.interpolate(inputs, size=(299, 299), mode="bilinear", align_corners=True)
+    with torch.no_grad():
+        torch.testing.assert_close(logits, network.eval()(large), rtol=1e-3, atol=1e-3)
+    assert extractor.tag.startswith("inception_torchvision@")
+
+
+def test_weights_that_do_not_fit_or_hold_code_are_refused(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3, 3)}, tmp_path / "other.pth")
+    torch.save({"network": SimpleNamespace()}, tmp_path / "code.pth")
+    with pytest.raises(UserError, match="does not fit the network"):
+        from_weights("inception_torchvision", str(tmp_path / "other.pth"))
+    with pytest.raises(UserError, match="could run code when read, and was refused"):
+        from_weights("inception_torchvision", str(tmp_path / "code.pth"))
+    with pytest.raises(UserError, match="does not exist"):
+        from_weights("inception_torchvision", str(tmp_path / "nowhere.pth"))
+    with pytest.raises(UserError, match=r"unknown feature extractor 'vgg' \(known: classifier, inception_torchvision"):
+        from_weights("vgg", "x")
+    with pytest.raises(UserError, match="needs a file with its weights"):
+        from_weights("clip", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "missing"),
+    [("clip", "open_clip", r"gankd\[clip\]"), ("inception_tf_ported", "torch_fidelity", "torch-fidelity")],
+)
+def test_packages_that_are_not_there_are_named(name: str, package: str, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, f"{package}.feature_extractor_inceptionv3", None)
+    with pytest.raises(UserError, match=f"pip install .*{missing}"):
+        from_weights(name, "weights.pth")
+
+
+def test_an_extractor_and_its_weights_belong_together() -> None:
+    with pytest.raises(UserError, match=r"set quality\.weights"):
+        QualityConfig(extractor="clip")
+    with pytest.raises(UserError, match=r"quality\.extractor, which is not set"):
+        QualityConfig(weights="x.pth")
