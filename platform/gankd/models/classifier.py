@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,19 +13,36 @@ from torch import Tensor, nn
 LARGEST_PLAIN_SIZE = 64
 
 
-class Classifier(nn.Module):
-    """`images -> logits`, as a linear layer on `features`.
+Outputs = tuple[Tensor, Tensor, list[Tensor]]
 
-    A network defines `features(images)`, sets `feature_dim` and ends its `__init__` with `self.linear`.
+
+class Classifier(nn.Module):
+    """`images -> logits`, as a linear layer on `features`, which summarise the maps of the last block.
+
+    A network defines `block_outputs(images)`, sets `feature_dim` and ends its `__init__` with `self.linear`.
     Images are float (N, C, H, W); features are (N, feature_dim); logits are (N, classes).
     """
 
     feature_dim: int
     linear: nn.Linear
 
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        """The maps (N, c, h, w) at the end of each block, from the first to the last."""
+        raise NotImplementedError
+
+    def summary(self, maps: Tensor) -> Tensor:
+        """The last block's maps -> features: their mean over space, unless a network says otherwise."""
+        return global_pool(maps)
+
     def features(self, images: Tensor) -> Tensor:
         """What the last linear layer reads: the pooled last maps (VGG on large images: the last hidden layer)."""
-        raise NotImplementedError
+        return self.summary(self.block_outputs(images)[-1])
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """(logits, features, maps at the end of each block), in one pass."""
+        blocks = self.block_outputs(images)
+        features = self.summary(blocks[-1])
+        return self.linear(features), features, blocks
 
     def forward(self, images: Tensor) -> Tensor:
         return self.linear(self.features(images))
@@ -52,9 +70,23 @@ class OwnNormalisation(Classifier):
         features: Tensor = self.network.features(self._normalise(images))
         return features
 
+    def outputs(self, images: Tensor) -> Outputs:
+        outputs: Outputs = self.network.outputs(self._normalise(images))
+        return outputs
+
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(self._normalise(images))
         return logits
+
+
+def run_stages(layers: Iterable[nn.Module], maps: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+    """Run layers one after another, and keep the maps at the end of each stage of `lengths` layers."""
+    ends, outputs = set(accumulate(lengths)), []
+    for i, layer in enumerate(layers, start=1):
+        maps = layer(maps)
+        if i in ends:
+            outputs.append(maps)
+    return outputs
 
 
 def is_large(image_size: int) -> bool:

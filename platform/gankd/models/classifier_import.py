@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,9 @@ SUFFIXES = (".pth", ".pt", ".safetensors", ".npz")
 WRAPPERS = ("state_dict", "model", "net", "net_state_dict", "model_state_dict")
 # Names that public classifiers give to what we call `linear` and `shortcut`.
 ALIASES = (("fc.", "linear."), ("classifier.", "linear."), ("downsample.", "shortcut."))
+
+# A wide residual network in data-free distillation's public layout (CMI, RGAL): stages of blocks, not one row of them.
+WRN_BLOCK = re.compile(r"block(\d+)\.layer\.(\d+)\.(.+)")
 
 # What the readers raise for a file that is cut off or is something else.
 DAMAGE = (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
@@ -61,6 +65,7 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> Match:
                 if k in state and state[k].shape != v.shape
             ],
         ),
+        _other_classes(state, ours),
     ]
     if any(problems):
         raise UserError(
@@ -70,6 +75,13 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> Match:
     network.load_state_dict(state, strict=False)
     parameters = sum(p.numel() for p in network.parameters())
     return Match(len(state), parameters, renamed)
+
+
+def _other_classes(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+    theirs, wanted = state.get("linear.weight"), ours.get("linear.weight")
+    if theirs is None or wanted is None or len(theirs) == len(wanted):
+        return ""
+    return f"the file is of {len(theirs)} classes, the network of {len(wanted)}"
 
 
 def _listed(what: str, keys: list[str]) -> str:
@@ -139,12 +151,20 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 def _fit_names(state: Mapping[str, Tensor], ours: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """`state` under our names, and {our name: name in the file} where they differ. A known name is never changed."""
     known = set(ours)
+    depth = 1 + max((int(found[2]) for found in map(WRN_BLOCK.fullmatch, state) if found), default=0)
     fitted, renamed = {}, {}
     for key, value in state.items():
         name = key
-        for theirs, our in ALIASES:
-            candidate = key.replace(theirs, our)
+        for candidate in _candidates(key, depth):
             if key not in known and candidate in known and candidate not in state:
                 name, renamed[candidate] = candidate, key
         fitted[name] = value
     return fitted, renamed
+
+
+def _candidates(key: str, depth: int) -> list[str]:
+    """What `key` may be called here; `depth` is the number of blocks in a stage of the file's network."""
+    if found := WRN_BLOCK.fullmatch(key):
+        rest = found[3].replace("convShortcut.", "shortcut.")
+        return [f"stages.{(int(found[1]) - 1) * depth + int(found[2])}.{rest}"]
+    return [key.replace(theirs, our) for theirs, our in ALIASES]

@@ -61,15 +61,21 @@ class DenseNet(Classifier):
         self.feature_dim = channels
         self.linear = nn.Linear(channels, classes)
 
-    def features(self, images: Tensor) -> Tensor:
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        """Each dense stage before its transition."""
         maps = self.conv1(images)
         if self.stem_bn is not None:
             maps = F.relu(self.stem_bn(maps))
         maps = self.pool(maps)
+        outputs = []
         for stage in range(1, self.stages + 1):
             maps = self.get_submodule(f"dense{stage}")(maps)
+            outputs.append(maps)
             if stage < self.stages:
                 maps = self.get_submodule(f"trans{stage}")(maps)
+        return outputs
+
+    def summary(self, maps: Tensor) -> Tensor:
         return global_pool(F.relu(self.bn(maps)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gankd.models.classifier import Classifier, global_pool, he_initialise, is_large
+from gankd.models.classifier import Classifier, global_pool, he_initialise, is_large, run_stages
 
 # channels at full width, blocks, stride of the first block; the first row does not expand.
 STAGES = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
@@ -52,8 +52,12 @@ class MobileNetV2(Classifier):
         self.linear = nn.Linear(LAST_CHANNELS, classes)
         he_initialise(self, linear_std=0.01)
 
-    def features(self, images: Tensor) -> Tensor:
-        return global_pool(self.conv2(self.blocks(self.conv1(images))))
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        """One for each of the seven stages."""
+        return run_stages(self.blocks, self.conv1(images), [count for _, count, _ in STAGES])
+
+    def summary(self, maps: Tensor) -> Tensor:
+        return global_pool(self.conv2(maps))
 
 
 def _conv_bn(in_channels: int, channels: int, kernel: int, stride: int = 1) -> nn.Sequential:

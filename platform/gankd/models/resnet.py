@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.classifier import Classifier, first_conv, first_pool, global_pool, he_initialise
+from gankd.models.classifier import Classifier, first_conv, first_pool, he_initialise
 
 ShortcutKind = Literal["projection", "pad"]
 
@@ -110,11 +110,12 @@ class ResNet(Classifier):
         self.linear = nn.Linear(channels, classes)
         he_initialise(self)
 
-    def features(self, images: Tensor) -> Tensor:
-        maps = self.pool(F.relu(self.bn1(self.conv1(images))))
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        maps, outputs = self.pool(F.relu(self.bn1(self.conv1(images)))), []
         for stage in range(1, self.stages + 1):
             maps = self.get_submodule(f"layer{stage}")(maps)
-        return global_pool(maps)
+            outputs.append(maps)
+        return outputs
 
 
 def _narrow(depth: int, widen: int, classes: int, **kwargs: Any) -> ResNet:

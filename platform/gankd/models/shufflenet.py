@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.classifier import Classifier, first_conv, first_pool, global_pool
+from gankd.models.classifier import Classifier, first_conv, first_pool, global_pool, run_stages
 
 STEM_WIDTH = 24
+STAGE_UNITS = (4, 8, 4)
 
 
 def shuffle_channels(maps: Tensor, groups: int) -> Tensor:
@@ -53,7 +54,7 @@ class ShuffleV1(Classifier):
         self.pool = first_pool(image_size)
         channels = STEM_WIDTH
         units = nn.Sequential()
-        for width, count in ((240, 4), (480, 8), (960, 4)):
+        for width, count in zip((240, 480, 960), STAGE_UNITS, strict=True):
             for i in range(count):
                 units.append(ShuffleUnit(channels, width, 2 if i == 0 else 1, groups=3))
                 channels = width
@@ -61,9 +62,8 @@ class ShuffleV1(Classifier):
         self.feature_dim = channels
         self.linear = nn.Linear(channels, classes)
 
-    def features(self, images: Tensor) -> Tensor:
-        maps = self.pool(F.relu(self.bn1(self.conv1(images))))
-        return global_pool(self.units(maps))
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        return run_stages(self.units, self.pool(F.relu(self.bn1(self.conv1(images)))), STAGE_UNITS)
 
 
 def _pointwise(in_channels: int, channels: int) -> list[nn.Module]:
@@ -111,7 +111,7 @@ class ShuffleV2(Classifier):
         self.pool = first_pool(image_size)
         units = nn.Sequential()
         channels = STEM_WIDTH
-        for width, count in ((116, 4), (232, 8), (464, 4)):
+        for width, count in zip((116, 232, 464), STAGE_UNITS, strict=True):
             units.extend([SplitDownUnit(channels, width), *(SplitUnit(width) for _ in range(count - 1))])
             channels = width
         self.units = units
@@ -119,6 +119,8 @@ class ShuffleV2(Classifier):
         self.last = nn.Sequential(*_pointwise(channels, self.feature_dim))
         self.linear = nn.Linear(self.feature_dim, classes)
 
-    def features(self, images: Tensor) -> Tensor:
-        maps = self.pool(F.relu(self.bn1(self.conv1(images))))
-        return global_pool(self.last(self.units(maps)))
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        return run_stages(self.units, self.pool(F.relu(self.bn1(self.conv1(images)))), STAGE_UNITS)
+
+    def summary(self, maps: Tensor) -> Tensor:
+        return global_pool(self.last(maps))

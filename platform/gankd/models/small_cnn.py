@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from gankd.models.classifier import Classifier, global_pool, he_initialise
+from gankd.models.classifier import Classifier, he_initialise, run_stages
 
 Norm = Literal["batch", "group", "none"]
 
@@ -38,8 +38,8 @@ class SmallCNN(Classifier):
         self.linear = nn.Linear(channels, classes)
         he_initialise(self)
 
-    def features(self, images: Tensor) -> Tensor:
-        return global_pool(self.layers(images))
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        return run_stages(self.layers, images, [1] * len(self.layers))
 
 
 def _conv(in_channels: int, channels: int, stride: int, norm: Norm) -> nn.Sequential:

@@ -44,12 +44,17 @@ class VGG(Classifier):
         self.linear = nn.Linear(self.feature_dim, classes)
         he_initialise(self, linear_std=0.01)
 
-    def features(self, images: Tensor) -> Tensor:
-        maps = images
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        """Before the max-pool that follows the first three."""
+        maps, outputs = images, []
         for i in range(len(WIDTHS)):
             maps = self.get_submodule(f"block{i}")(maps)
+            outputs.append(maps)
             if i < 3:
                 maps = F.max_pool2d(maps, 2)
+        return outputs
+
+    def summary(self, maps: Tensor) -> Tensor:
         return global_pool(maps) if self.head is None else self.head(maps)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.classifier import Classifier, first_conv, first_pool, global_pool, he_initialise, is_large
+from gankd.models.classifier import Classifier, first_conv, first_pool, global_pool, he_initialise, is_large, run_stages
 
 
 class PreActivationBlock(nn.Module):
@@ -43,17 +43,21 @@ class WideResNet(Classifier):
             for i in range((depth - 4) // 6):
                 stages.append(PreActivationBlock(channels, width, 2 if stage > 0 and i == 0 else 1))
                 channels = width
-        self.stages = stages
+        self.stages, self.stage_depth = stages, (depth - 4) // 6
         self.bn1 = nn.BatchNorm2d(channels)
         self.feature_dim = channels
         self.linear = nn.Linear(channels, classes)
         he_initialise(self)
 
-    def features(self, images: Tensor) -> Tensor:
+    def block_outputs(self, images: Tensor) -> list[Tensor]:
+        """Raw sums, before the batch norm and ReLU that follow them."""
         maps = self.conv1(images)
         if self.stem_bn is not None:
             maps = F.relu(self.stem_bn(maps))
-        return global_pool(F.relu(self.bn1(self.stages(self.pool(maps)))))
+        return run_stages(self.stages, self.pool(maps), [self.stage_depth] * 3)
+
+    def summary(self, maps: Tensor) -> Tensor:
+        return global_pool(F.relu(self.bn1(maps)))
 
 
 wrn_16_1 = partial(WideResNet, 16, 1)
