@@ -1,0 +1,55 @@
+"""RGAL: distil a teacher without its data, into a student, through images that are inverted out of the teacher.
+
+Liang, Fu: Relation-Guided Adversarial Learning for Data-Free Knowledge Transfer (IJCV 2024, arXiv 2412.11380). Its base, CMI
+(Fang et al., Contrastive Model Inversion, IJCAI 2021, arXiv 2105.08584), is the preset `cmi`.
+"""
+
+from pathlib import Path
+
+from gankd.method import Method, Stage
+from methods.rgal.config import RgalConfig
+
+CLASSIFIER = "gankd.stages.classifier"
+CHECK = "gankd.stages.checks:check_classifier"
+SCORE = f"{CLASSIFIER}:score"
+
+METHOD = Method(
+    name="rgal",
+    title="RGAL",
+    summary="distil a teacher without its training images, by inverting it with relation-guided terms",
+    config=RgalConfig,
+    stages=(
+        Stage("teacher", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
+        # The student trained on the real images that the method does without: for comparison only.
+        Stage("baseline", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
+        Stage(
+            "student",
+            "methods.rgal.stages:train_student",
+            needs=("teacher",),
+            reads=("synthesis",),
+            check="methods.rgal.checks:check_student",
+            shares=("batch",),
+        ),
+        # The control: the same student and the same updates on images of noise, which know nothing of the teacher.
+        Stage(
+            "noise",
+            "methods.rgal.stages:train_on_noise",
+            needs=("teacher",),
+            section="student",
+            ignores=frozenset(
+                {"striplet", "striplet_feature", "striplet_sampling", "margin", "start_layer", "end_layer", "warm_up"}
+            ),
+            check="methods.rgal.checks:check_pool",
+            shares=("batch",),
+        ),
+    ),
+    presets=Path(__file__).parent / "presets",
+    objective="student/val_accuracy",
+    mode="max",
+    progress="student",
+    horizon="student.steps",
+    scored={"teacher": SCORE, "baseline": SCORE, "noise": SCORE, "student": SCORE},
+    gain=("student", "noise"),
+    registered={"student": "student"},
+    space="tune_spaces.rgal",
+)

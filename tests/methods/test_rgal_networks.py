@@ -1,0 +1,165 @@
+"""Networks of the tables in the reference's layout: outputs, block outputs, statistics, and import of its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gankd import models
+from gankd.errors import UserError
+from gankd.models.classifier_import import load_checkpoint
+from gankd.models.inversion_generator import InversionGenerator
+from methods.rgal import losses
+from methods.rgal.checks import block_count
+from methods.rgal.synthesis import statistics_tap
+from tests.methods.rgal_fixtures import CIFAR10, CIFAR100, FIXTURES, arrays, fill, filled, texts, wrn_keys
+
+NETWORKS = arrays("networks")
+IMAGES = NETWORKS["images01"] * 2 - 1
+CASES = {
+    "wrn40_2_cifar10": "wrn_40_2",
+    "wrn40_2_cifar100": "wrn_40_2",
+    "wrn16_1_cifar10": "wrn_16_1",
+    "wrn16_2_cifar10": "wrn_16_2",
+    "wrn40_1_cifar10": "wrn_40_1",
+    "resnet18_cifar10": "ResNet18",
+    "resnet34_cifar10": "ResNet34",
+    "vgg11_cifar10": "vgg11",
+    "resnet8x4_cifar100": "resnet8x4",
+}
+
+
+def network(case: str) -> Any:
+    classes = 100 if case.endswith("100") else 10
+    built = models.build(CASES[case], classes=classes, normalisation=CIFAR100 if classes == 100 else CIFAR10)
+    fill(built.network, texts("networks", f"{case}_keys"), int(NETWORKS["fill_seed"]))
+    return built.eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_outputs_match_the_reference(case: str) -> None:
+    built = network(case)
+    with statistics_tap(built) as tapped:
+        logits, features, blocks = built.outputs(IMAGES)
+    torch.testing.assert_close(logits, NETWORKS[f"{case}_logits"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features, NETWORKS[f"{case}_features"], rtol=1e-3, atol=1e-4)
+    for i, maps in enumerate(blocks):
+        if f"{case}_gap{i}" in NETWORKS:
+            torch.testing.assert_close(maps.mean((2, 3)), NETWORKS[f"{case}_gap{i}"], rtol=1e-3, atol=1e-4)
+    found = [losses.statistics_loss(maps, layer.running_mean, layer.running_var) for layer, maps in tapped]
+    expected = NETWORKS[f"{case}_r_feature"]
+    torch.testing.assert_close(torch.stack(found).sort().values, expected.sort().values, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.stack(found).sum(), expected.sum(), rtol=1e-4, atol=0)
+    assert torch.equal(built(IMAGES), logits)
+    assert torch.equal(built.features(IMAGES), features)
+
+
+def test_the_key_names_by_rule_are_the_references() -> None:
+    for depth, widen in ((40, 2), (16, 1), (16, 2), (40, 1)):
+        assert wrn_keys(depth, widen) == texts("networks", f"wrn{depth}_{widen}_cifar10_keys")
+
+
+def test_the_public_checkpoint_layout_is_imported_and_says_what_matched() -> None:
+    built = models.build("wrn_16_1", classes=10, normalisation=CIFAR10)
+    match = load_checkpoint(built.network, FIXTURES / "layout_wrn16_1_c10.pth")
+    assert str(match) == "all 82 tensors matched (175,066 parameters, 76 of them renamed)"
+    with torch.no_grad():
+        logits = built.eval()(IMAGES)
+    torch.testing.assert_close(logits, NETWORKS["wrn16_1_cifar10_logits"], rtol=1e-3, atol=1e-4)
+
+
+def test_a_checkpoint_of_other_classes_or_another_depth_is_refused_with_both_numbers() -> None:
+    path = FIXTURES / "layout_wrn16_1_c10.pth"
+    with pytest.raises(UserError, match="the file is of 10 classes, the network of 100"):
+        load_checkpoint(models.build("wrn_16_1", classes=100), path)
+    with pytest.raises(UserError, match="missing"):
+        load_checkpoint(models.build("wrn_40_1", classes=10), path)
+
+
+class Code:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.target,)
+
+
+def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path) -> None:
+    state = torch.load(FIXTURES / "layout_wrn16_1_c10.pth", weights_only=True)["state_dict"]
+    torch.save({"state_dict": state, "arch": Code(tmp_path / "ran")}, tmp_path / "teacher.pth")
+    with pytest.raises(UserError, match="could run code"):
+        load_checkpoint(models.build("wrn_16_1", classes=10), tmp_path / "teacher.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+@pytest.mark.parametrize("name", [n for n in models.CLASSIFIERS if n not in ("ResNet50", "densenet161", "vgg19", "resnet110")])
+def test_every_classifier_gives_its_blocks(name: str, size: int) -> None:
+    if size < 16 and name.startswith("densenet"):
+        pytest.skip("too small for its transitions")
+    with torch.device("meta"):
+        built = models.build(name, classes=7, image_size=size).eval()
+        images = torch.empty(2, 3, size, size)
+        logits, features, blocks = built.outputs(images)
+        assert logits.shape == (2, 7)
+        assert features.shape == built.summary(blocks[-1]).shape == (2, built.feature_dim)
+        assert len(blocks) == block_count(name, size)
+        assert all(maps.dim() == 4 for maps in blocks)
+
+
+def test_the_taps_are_gone_afterwards() -> None:
+    built = models.build("small_cnn", classes=3, image_size=8)
+    with statistics_tap(built) as tapped:
+        built(torch.zeros(2, 3, 8, 8))
+    assert len(tapped) == 3
+    built(torch.zeros(2, 3, 8, 8))
+    assert len(tapped) == 3
+
+
+def generator(reference: dict[str, torch.Tensor]) -> InversionGenerator:
+    built = InversionGenerator(int(reference["nz"]), int(reference["ngf"]), int(reference["img_size"]))
+    seed = int(reference["fill_seed"])
+    built.load_state_dict({key: filled(key, tuple(value.shape), seed) for key, value in built.state_dict().items()})
+    return built.train()
+
+
+def test_the_generator_matches_the_reference() -> None:
+    reference = arrays("generator")
+    built = generator(reference)
+    assert list(built.state_dict()) == texts("generator", "state_keys")
+    z = reference["z"].requires_grad_()
+    images = (built(z) + 1) / 2  # the reference's are in [0, 1]
+    torch.testing.assert_close(images.detach(), reference["images"], rtol=1e-4, atol=1e-5)
+    (images * torch.linspace(-1, 1, images.numel()).view_as(images)).sum().backward()
+    torch.testing.assert_close(z.grad, reference["grad_z"], rtol=1e-3, atol=1e-3)
+
+
+def test_the_generator_is_as_large_as_published_and_resets_as_published() -> None:
+    built = InversionGenerator()
+    assert sum(p.numel() for p in built.parameters()) == 2_328_899
+    built.reset(torch.Generator().manual_seed(0))
+    for module in built.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.weight.numel() > 10_000:
+            assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+        if isinstance(module, nn.BatchNorm2d):
+            assert float(module.weight.detach().mean()) == pytest.approx(1, abs=0.01)
+            assert float(module.weight.detach().std()) == pytest.approx(0.02, rel=0.3)
+        if getattr(module, "bias", None) is not None:
+            assert not bool(module.bias.any())
+
+
+@pytest.mark.parametrize("size", [8, 28, 64])
+def test_the_generator_makes_images_of_any_quarter(size: int) -> None:
+    images = InversionGenerator(8, 4, size, 1)(torch.randn(3, 8))
+    assert images.shape == (3, 1, size, size)
+    assert float(images.abs().max()) <= 1
+
+
+def test_the_generator_refuses_a_size_it_cannot_make() -> None:
+    with pytest.raises(UserError, match="not 30"):
+        InversionGenerator(image_size=30)
