@@ -58,18 +58,6 @@ def below_threshold(errors: Tensor, threshold: Tensor, *, reference_compat: bool
     return errors < threshold if reference_compat else errors <= threshold
 
 
-def keep_smallest(errors: Tensor, quantile: float, *, reference_compat: bool = False) -> Tensor:
-    """Ascending indices of the ceil(quantile * N) smallest of `errors` (N,); among equals the first ones.
-
-    Reference: all that lie strictly below the set's own interpolated quantile.
-    """
-    if reference_compat:
-        cut = error_threshold(errors, quantile, reference_compat=True)
-        return below_threshold(errors, cut, reference_compat=True).nonzero()[:, 0]
-    order = torch.argsort(errors, stable=True)
-    return order[: kept_count(len(errors), quantile)].sort().values
-
-
 def replaced_labels(logits: Tensor) -> Tensor:
     """The teacher's own labels: logits (N, classes) -> int64 (N,)."""
     return logits.argmax(dim=1)

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gankd.pictures import as_png
+from gankd.world import World
 
 if TYPE_CHECKING:
     from gankd.events import EventWriter
@@ -115,11 +116,7 @@ class Context:
 
     def gather(self, value: T) -> list[T]:
         """Every rank's `value`, on every rank."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
+        return World(self.rank, self.world_size).gather(value)
 
     # Logging. Only rank 0 writes.
 

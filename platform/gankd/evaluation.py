@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from gankd.artifact import Artifact
@@ -92,7 +93,7 @@ def _generator_table(
         extractors.append(from_weights(cfg.extractor, cfg.weights).to(ctx.device))
     for extractor in extractors:
         _add_metrics(table, said, extractor, *(_measured(ctx, cfg, network, extractor, part) for part in (data.val, data.test)))
-    table.caption, table.caption_justify = "\n".join(said), "left"
+    table.caption, table.caption_justify = escape("\n".join(said)), "left"
     return table
 
 
@@ -126,7 +127,7 @@ def _add_metrics(table: Table, said: list[str], extractor: Extractor, *parts: tu
         title = TITLES[name.removesuffix(f"_{extractor.name}")]
         if extractor.name == "classifier":
             title = title.replace("IS", "classifier score")
-        table.add_row(f"{title}[{extractor.tag}]", *(_number(found.get(name)) for found, _ in parts))
+        table.add_row(escape(f"{title}[{extractor.tag}]"), *(_number(found.get(name)) for found, _ in parts))
     for part, (_, warnings) in zip(("validation", "test"), parts, strict=True):
         said += [f"{part}: {warning}" for warning in warnings]
 

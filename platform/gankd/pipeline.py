@@ -26,6 +26,7 @@ from gankd.records import SweepRecords
 from gankd.registry import find_method
 from gankd.storage import explain_full_disk
 from gankd.store import Artifact, Store
+from gankd.world import World
 
 if TYPE_CHECKING:
     from gankd.context import Report
@@ -60,34 +61,6 @@ class Job:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class World:
-    """This process among the workers. The process group, where there is one, is already set up."""
-
-    rank: int = 0
-    size: int = 1
-
-    def from_leader(self, value: T) -> T:
-        """Rank 0's `value`, on every rank (a barrier)."""
-        if self.size == 1:
-            return value
-        import torch.distributed as dist
-
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]  # type: ignore[no-any-return]
-
-    def gather(self, value: T) -> list[T]:
-        """Every rank's `value`, on every rank (a barrier)."""
-        if self.size == 1:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
-        return values
 
 
 def stage_keys(method: Method, config: MethodConfig, fingerprint: str, salt: str = "") -> dict[str, str]:

@@ -15,10 +15,3 @@ def cosine(step: float, total: float, floor: float = 0.0) -> float:
     """Half a cosine from 1 at step 0 down to `floor` at `total`, and `floor` afterwards."""
     progress = min(max(step / total, 0.0), 1.0)
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def warm_up(step: float, length: float, start: float = 0.0) -> float:
-    """A straight line from `start` at step 0 to 1 at `length`, and 1 afterwards; `length` 0 means no warm-up."""
-    if length <= 0 or step >= length:
-        return 1.0
-    return start + (1 - start) * step / length

@@ -191,11 +191,12 @@ def test_evaluate_measures_a_generator_as_the_sweep_did(smoke: SmokeSweep) -> No
 def test_the_last_and_the_best_generator_are_kept_and_measured_on_the_way(
     smoke: SmokeSweep, runs: dict[str, list[Any]], manifests: dict[str, dict[str, Any]]
 ) -> None:
-    (gan,) = (manifest for manifest in manifests.values() if manifest["stage"] == "biggan")
+    ((key, gan),) = ((key, manifest) for key, manifest in manifests.items() if manifest["stage"] == "biggan")
     assert {"model.safetensors", "recipe.json", "best/model.safetensors", "best/recipe.json"} == set(gan["files"])
     assert gan["metrics"]["best_fid_classifier"] <= gan["metrics"]["fid_classifier"]
     assert 0 < gan["metrics"]["evaluation_share"] < 1
-    measured = [e for e in smoke.place.events(smoke.name, "metrics") if "biggan/fid_classifier" in e["values"]]
+    logged = [event for event in smoke.place.events(smoke.name, "metrics") if event.get("key") == key]
+    measured = [event for event in logged if "biggan/fid_classifier" in event["values"]]
     assert [event["step"] for event in measured] == [10, 20]
     (quality,) = (key for key, manifest in manifests.items() if manifest["stage"] == "quality")
     told = json.loads((smoke.place.storage / "artifacts" / quality / "metrics.json").read_text())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gankd.schedule import cosine, multistep, warm_up
+from gankd.schedule import cosine, multistep
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
 
@@ -32,16 +32,12 @@ def test_other_trainers_step_on_the_epoch(name: str, milestones: tuple[int, ...]
     np.testing.assert_allclose(rates, expected, rtol=1e-9)
 
 
-def test_cosine_and_warm_up_reach_their_ends() -> None:
+def test_cosine_reaches_its_end() -> None:
     assert [cosine(s, 100) for s in (0, 50, 100, 150)] == pytest.approx([1, 0.5, 0, 0])
     assert cosine(100, 100, floor=0.1) == pytest.approx(0.1)
-    assert [warm_up(s, 10) for s in (0, 5, 10, 20)] == pytest.approx([0, 0.5, 1, 1])
-    assert warm_up(0, 10, start=0.1) == pytest.approx(0.1)
-    assert warm_up(0, 0) == 1
 
 
 @given(st.integers(0, 1000), st.integers(1, 900), st.floats(0, 1))
 def test_multipliers_fall_and_stay_in_bounds(step: int, total: int, floor: float) -> None:
     assert floor - 1e-12 <= cosine(step + 1, total, floor) <= cosine(step, total, floor) + 1e-12 <= 1 + 2e-12
-    assert 0 <= warm_up(step, total) <= warm_up(step + 1, total) <= 1
     assert multistep(step + 1, (total, 2 * total)) <= multistep(step, (total, 2 * total))
