@@ -20,7 +20,8 @@ def check_student(name: str, cfg: StudentConfig, data: DataSet, synthesis: Synth
     check_classifier(name, ClassifierConfig(network=cfg.network, width=cfg.width), data)
     if data.image_size % 4:
         raise UserError(
-            f"synthesis makes images of 8, 12, 16, ... px, but data set {data.name!r} has {data.image_size} px; set data.image_size"
+            f"synthesis makes images of 8, 12, 16, ... px, but data set {data.name!r} has {data.image_size} px; "
+            "set data.image_size"
         )
     if synthesis.relates and synthesis.triplet_target == "student":
         check_layers("synthesis", synthesis.start_layer, cfg, data)
@@ -34,7 +35,8 @@ def check_layers(section: str, start: int, cfg: StudentConfig, data: DataSet) ->
     count = block_count(cfg.network, data.image_size)
     if start >= count:
         raise UserError(
-            f"knob '{section}.start_layer' cannot be {start}: {cfg.network} has the blocks 0 to {count - 1} at {data.image_size} px"
+            f"knob '{section}.start_layer' cannot be {start}: {cfg.network} has the blocks 0 to {count - 1} at "
+            f"{data.image_size} px"
         )
 
 
@@ -52,6 +54,6 @@ def check_pool(name: str, cfg: StudentConfig, data: DataSet) -> None:
     free = psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:
         raise UserError(
-            f"knob '{name}.pool' cannot be {cfg.pool}: that many images of {data.image_size} px take {needed / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB of memory are free; choose at most {int(cfg.pool * MEMORY_SHARE * free / needed)}"
+            f"knob '{name}.pool' cannot be {cfg.pool}: that many images of {data.image_size} px take {needed / 2**30:.1f} GiB, "
+            f"and {free / 2**30:.1f} GiB of memory are free; choose at most {int(cfg.pool * MEMORY_SHARE * free / needed)}"
         )

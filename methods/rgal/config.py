@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
@@ -68,6 +68,11 @@ class SynthesisConfig(Section):
     reference_compat: bool = knob(False, "truncate grey levels instead of rounding them", origin=CODE)
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
+    @field_validator("relation_mode", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads off as a truth value
+
     @property
     def uses_statistics(self) -> bool:
         """Whether a term reads what flows into the teacher's batch norm layers."""
@@ -88,7 +93,8 @@ class SynthesisConfig(Section):
             raise UserError(f"knob 'synthesis.low' cannot be {self.low}: it must be below synthesis.high = {self.high}")
         if self.start_layer >= self.end_layer:
             raise UserError(
-                f"knob 'synthesis.start_layer' cannot be {self.start_layer}: it must be below synthesis.end_layer = {self.end_layer}"
+                f"knob 'synthesis.start_layer' cannot be {self.start_layer}: it must be below synthesis.end_layer = "
+                f"{self.end_layer}"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Whether a teacher is worth inverting. Synthesis trusts its answers and its batch norm statistics, and tells nothing of bad ones."""
+"""Whether a teacher is worth inverting: synthesis trusts its answers and its batch norm statistics, good or bad."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check_teacher(ctx: Context, teacher: Any, data: DataSet, floor: float | None
     least = 200 / (data.classes or 1) if floor is None else floor
     if found < least:
         raise StageFailed(
-            f"the teacher's validation accuracy is {found:.1f} %, below the floor of {least:.1f} %, so that its images would teach "
-            "nothing; train it longer, or lower student.teacher_floor"
+            f"the teacher's validation accuracy is {found:.1f} %, below the floor of {least:.1f} %, so that its images would "
+            "teach nothing; train it longer, or lower student.teacher_floor"
         )
     return found
 
