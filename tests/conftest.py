@@ -9,20 +9,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gankd.config import build_config, read_preset, with_knobs
 from gankd.events import EventReader
+from gankd.pipeline import Job, run
 from gankd.records import SweepRecords
+from gankd.registry import find_method
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 
 Done = subprocess.CompletedProcess[str]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a file, and tests that look at the same sweep, run in one process of several."""
+    for item in items:
+        group = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 class Workplace:
@@ -46,6 +56,12 @@ class Workplace:
     def gankd(self, *arguments: str, timeout: float = 120) -> Done:
         """`gankd ...` to its end."""
         return self._run([*GANKD, *arguments], timeout)
+
+    def make(self, method: str, stages: Sequence[str], knobs: Mapping[str, object]) -> None:
+        """Fill the storage with stages of the smoke preset, in this process: quicker than a shared prefix on Ray Train."""
+        spec = find_method(method)
+        config = build_config(spec.config, with_knobs(read_preset(spec.presets, "smoke"), knobs))
+        run(Job(method, config.model_dump(mode="json"), str(self.storage), stages=tuple(stages), threads=1))
 
     def _run(self, command: list[str], timeout: float) -> Done:
         return subprocess.run(

@@ -26,13 +26,16 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
-# Read when Ray is first imported. Without it Ray listens on all addresses, whatever node address it is given.
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# For Ray on this machine alone.
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # read at the first import; else Ray listens on all addresses, whatever it is told
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less for each worker group
+}
 
 
 def set_environment(address: str | None) -> None:
     """Settings that Ray reads from the environment. To be called before Ray is first imported."""
-    settings = ENVIRONMENT if address else ENVIRONMENT | LOOPBACK
+    settings = ENVIRONMENT if address else ENVIRONMENT | LOCAL
     os.environ.update({name: value for name, value in settings.items() if name not in os.environ})
 
 
