@@ -74,8 +74,7 @@ class Watch:
         self.ctx, self.cfg, self.average = ctx, cfg, average
         self.judge, self.reference = judge_of(judge, ctx.device), load_reference(reference, ctx.device)
         self.settings = QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH)
-        self.looks = max(cfg.evaluations, cfg.sheets)
-        self.every = -(-cfg.steps // self.looks)
+        self.every, self.looks = looks(cfg.steps, max(cfg.evaluations, cfg.sheets))
         self.best: dict[str, Any] = {"step": 0, "metrics": {}, "weights": {}}
         self.seconds = 0.0
 
@@ -113,6 +112,12 @@ class Watch:
         models.save(self.average, out if best_is_artifact else out / "best", self.best["weights"])
         metrics, step = (self.best["metrics"], self.best["step"]) if best_is_artifact else (last, self.cfg.steps)
         return {**metrics, "step": float(step), f"best_{self.fid}": self.best["metrics"][self.fid]}
+
+
+def looks(steps: int, wanted: int) -> tuple[int, int]:
+    """Steps between two looks, and how many there are, the last one after the last step: at most `wanted`."""
+    every = -(-steps // wanted)
+    return every, -(-steps // every)
 
 
 class MeasuredTraining(GANTraining):
