@@ -89,6 +89,11 @@ def _listed(what: str, keys: list[str]) -> str:
     return f"{len(keys)} {what}: {shown}" if keys else ""
 
 
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a file that `load_checkpoint` could read; UserError as there."""
+    return _unwrap(_read(Path(path)), Path(path))
+
+
 def _read(path: Path) -> Any:
     if path.suffix not in SUFFIXES:
         raise UserError(f"the checkpoint {str(path)!r} has an unknown ending; allowed: {', '.join(SUFFIXES)}")

@@ -1,0 +1,136 @@
+"""The knobs of cGANTransfer; the defaults are those of the authors' CIFAR script where it has them."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from gankd.config import MethodConfig, Section, knob
+from gankd.errors import UserError
+from gankd.stages.sections import JUDGE, ClassifierConfig, GanConfig, Precision, QualityConfig
+
+SCRIPT = "cGANTransfer CIFAR script"
+Classes = tuple[int | str, ...]
+
+
+class TaskConfig(Section):
+    """Which classes the GAN is pretrained on, and which it is transferred to."""
+
+    old_classes: Classes = knob(
+        (),
+        "classes to pretrain on, by name or number; empty = all that are not new, or those of pretrain.checkpoint",
+        origin="ours",
+    )
+    new_classes: Classes = knob((), "classes to transfer to, by name or number; empty = all that are not old", origin="ours")
+    images_per_class: int = knob(
+        0, "training images of each new class, drawn at random; 0 = all", unit="images", origin="paper: 500 (Places)", ge=0
+    )
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        both = [str(name) for name in self.new_classes if str(name) in {str(old) for old in self.old_classes}]
+        if both:
+            raise UserError(f"class {both[0]} is in task.old_classes and in task.new_classes; a class can be only one of them")
+        for field, names in (("old_classes", self.old_classes), ("new_classes", self.new_classes)):
+            twice = [str(name) for place, name in enumerate(names) if name in names[:place]]
+            if twice:
+                raise UserError(f"class {twice[0]} stands twice in task.{field}")
+        return self
+
+
+class TrainingConfig(Section):
+    """What both stages of the transfer and their controls share: data, discriminator, length."""
+
+    steps: int = knob(5000, "generator steps of both stages together, and of either control", unit="steps", origin="ours", ge=2)
+    batch: int = knob(50, "images per update over all workers", unit="images", origin=SCRIPT, ge=2)
+    accumulations: int = knob(1, "micro-batches per update", origin=SCRIPT, ge=1, le=1024)
+    d_steps: int = knob(4, "discriminator updates per generator update", origin=f"{SCRIPT}'s flag; its loop takes 1", ge=1, le=32)
+    d_lr: float = knob(2e-4, "discriminator's learning rate", origin=SCRIPT, gt=0, le=1)
+    d_frozen_blocks: int = knob(
+        0, "blocks of the discriminator, from the image, that stay as pretrained", origin="FreezeD", ge=0, le=6
+    )
+    beta1: float = knob(0.0, "Adam's first decay", origin=SCRIPT, ge=0, lt=1)
+    beta2: float = knob(0.999, "Adam's second decay", origin=SCRIPT, gt=0, lt=1)
+    adam_eps: float = knob(1e-8, "Adam's epsilon", origin=SCRIPT, gt=0, lt=1)
+    ema_decay: float = knob(0.999, "decay of the generator's moving average; 0 = none, as the authors", origin="ours", ge=0, lt=1)
+    diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = knob(
+        (), "differentiable augmentation of what D sees", origin=SCRIPT
+    )
+    flip: bool = knob(False, "random horizontal flips of real images", origin=SCRIPT)
+    evaluations: int = knob(10, "evaluations of either stage, each with a sample sheet", origin="every 100 steps", ge=1, le=1000)
+    keep: Literal["last", "best"] = knob(
+        "best", "which averaged generator is the artifact: the last, or that of the lowest FID on validation", origin="authors"
+    )
+    sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
+    precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+
+
+class PretrainConfig(GanConfig):
+    """The GAN of the old classes: trained here, or the user's own."""
+
+    network: Literal["biggan"] = knob("biggan", "family of both networks", origin="paper")
+    checkpoint: str | None = knob(
+        None, "generator in BigGAN-PyTorch's layout (G_ema.pth) to use in place of training", unit="path", origin="ours"
+    )
+    discriminator_checkpoint: str | None = knob(None, "the discriminator that belongs to it (D.pth)", unit="path", origin="ours")
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.checkpoint is None) != (self.discriminator_checkpoint is None):
+            raise UserError(
+                "pretrain.checkpoint and pretrain.discriminator_checkpoint belong together: give both files, or neither "
+                "to train the GAN here"
+            )
+        return self
+
+
+class BnConfig(Section):
+    """Stage BN: only what belongs to the classes is trained."""
+
+    share: float = knob(0.5, "this stage's share of training.steps; the rest is FT", origin="ours", gt=0, lt=1)
+    g_lr: float = knob(2e-4, "generator's learning rate", origin=SCRIPT, gt=0, le=1)
+    comb_l1_scale: float = knob(0.01, "weight of the l1 penalty on the combinations", origin=SCRIPT, ge=0, le=1000)
+    res_l2_scale: float = knob(0.01, "weight of the l2 penalty on the residuals, in FT too", origin=SCRIPT, ge=0, le=1000)
+    variant: Literal["plain", "imagenet", "cifar"] = knob(
+        "plain",
+        "layer: no spectral norm on the combinations, or that of either form of the authors' code",
+        origin="ours, specification 11",
+    )
+    start: Literal["nearest", "uniform", "random"] = knob(
+        "nearest", "a new class starts as its nearest old classes, as the mean of all, or at random", origin="authors: random"
+    )
+    neighbours: int = knob(1, "old classes that a new one starts from, for start = nearest", unit="classes", origin="ours", ge=1)
+    residual: Literal["zero", "random", "none"] = knob(
+        "zero", "residuals start at zero or at random, or are left out", origin="authors: random"
+    )
+    score_bias: bool = knob(True, "train a bias of the scores, common to all new classes", origin="authors")
+    train_base: bool = knob(False, "train the old classes' pairs too", origin="authors: true")
+    train_latent: bool = knob(True, "train the layers that read the latent, if it is hierarchical", origin="authors")
+
+
+class FtConfig(Section):
+    """Stage FT: everything else is trained, the combinations stay. The control `finetune` has the same learning rate."""
+
+    g_lr: float = knob(2e-4, "generator's learning rate", origin=SCRIPT, gt=0, le=1)
+
+
+class CganTransferConfig(MethodConfig):
+    """All knobs of cGANTransfer."""
+
+    task: TaskConfig = TaskConfig()
+    training: TrainingConfig = TrainingConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    bn: BnConfig = BnConfig()
+    ft: FtConfig = FtConfig()
+    judge: ClassifierConfig = JUDGE
+    quality: QualityConfig = QualityConfig()
+
+    @model_validator(mode="after")
+    def _some_steps_in_each(self) -> Self:
+        if not 1 <= round(self.bn.share * self.training.steps) < self.training.steps:
+            raise UserError(
+                f"bn.share = {self.bn.share} of training.steps = {self.training.steps} leaves a stage without a step; "
+                "choose a share nearer to 0.5 or more steps"
+            )
+        return self

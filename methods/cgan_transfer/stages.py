@@ -1,0 +1,296 @@
+"""The stages: the GAN of the old classes, stage BN, stage FT, and the two controls without the method."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from gankd import models
+from gankd.artifact import Artifact
+from gankd.context import Context
+from gankd.data import DataSet, Split
+from gankd.data.augment import Resident
+from gankd.engine import train
+from gankd.models.biggan_transfer import SIDES, Part, TransferGenerator, take_over, with_fresh_classes
+from gankd.models.sync_batch_norm import synchronise
+from gankd.stages.gan import GANHyperparameters
+from gankd.stages.generator import build_gan, class_sheet, hyperparameters
+from gankd.stages.quality import judge_of
+from gankd.stages.sections import QualityConfig
+from methods.cgan_transfer.config import BnConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
+from methods.cgan_transfer.importing import import_networks
+from methods.cgan_transfer.losses import combination_l1, residual_l2
+from methods.cgan_transfer.moments import load_moments, save_moments
+from methods.cgan_transfer.pictures import borrowing, interpolation
+from methods.cgan_transfer.start import start_scores
+from methods.cgan_transfer.task import new_images, of_classes, old_and_new
+from methods.cgan_transfer.watch import Watch, WatchedTraining
+
+LIVE, DISCRIMINATOR, JUDGE = "live", "discriminator", "judge"
+
+
+def pretrain(
+    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, quality: QualityConfig, judge: Artifact
+) -> dict[str, float]:
+    """The GAN of the old classes: trained on all their images, or the user's. Makes its averaged generator, and D."""
+    old, _ = old_and_new(task, data, pretrained=cfg.checkpoint is not None)
+    if cfg.checkpoint:
+        generator, discriminator, _ = import_networks(cfg, data)
+        ctx.image("sheet", class_sheet(generator.to(ctx.device), ctx))
+        models.save(generator, ctx.out)
+        models.save(discriminator, ctx.out / DISCRIMINATOR)
+        return parameters(generator)
+    generator, discriminator = build_gan(cfg, of_these(data, old))
+    run = Run(ctx, data, quality, judge, old, of_classes(data.train, old), cfg.flip, cfg.sync_batch_norm)
+    run.looks, run.kept = max(cfg.evaluations, cfg.sheets), cfg.keep
+    found = run.train(generator, discriminator, hyperparameters(cfg), cfg.steps)
+    return found | parameters(generator)
+
+
+def train_bn(
+    ctx: Context, cfg: BnConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
+    pretrain: Artifact, judge: Artifact,
+) -> dict[str, float]:  # fmt: skip
+    """Stage BN: only combinations and residuals (and, if asked for, old pairs and latent layers) are trained."""
+    run = Run.of_new_classes(ctx, data, task, training, quality, judge)
+    old, discriminator = pretrained(pretrain, ctx)
+    generator = transferred(ctx, cfg, run.images, old, discriminator)
+    ctx.image("start", class_sheet(generator.eval(), ctx))
+    train_only(generator, *trained_in_bn(cfg), score_bias=cfg.score_bias)
+    found = run.train(
+        generator,
+        fresh_discriminator(discriminator, generator.classes, training),
+        hyperparameters_of(training, cfg.g_lr),
+        bn_steps(cfg.share, training),
+        penalty=lambda: penalties(generator, cfg.comb_l1_scale, cfg.res_l2_scale),
+    )
+    show(ctx)
+    return found | parameters(generator)
+
+
+def train_ft(
+    ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
+    bn: Artifact, judge: Artifact,
+) -> dict[str, float]:  # fmt: skip
+    """Stage FT: everything but combinations and old pairs is trained, from where BN ended, with its Adam moments."""
+    knobs = BnConfig(**bn.config)
+    before = bn_steps(knobs.share, training)
+    if ctx.report:  # the scheduler compares trials at equal steps of both stages together
+        report = ctx.report
+        ctx = replace(ctx, report=lambda metrics, step: report(metrics, before + step))
+    run = Run.of_new_classes(ctx, data, task, training, quality, judge)
+    generator = models.load(bn.path / LIVE).to(ctx.device)
+    discriminator = freeze_blocks(models.load(bn.path / DISCRIMINATOR).to(ctx.device), training)
+    kept = {name for name, _ in generator.parts("combination", "base")}
+    kept |= {name for name, _ in generator.parts("residual")} if knobs.residual == "none" else set()
+    for name, parameter in generator.named_parameters():
+        parameter.requires_grad_(name not in kept)
+    found = run.train(
+        generator,
+        discriminator,
+        hyperparameters_of(training, cfg.g_lr),
+        training.steps - before,
+        penalty=lambda: penalties(generator, knobs.comb_l1_scale, knobs.res_l2_scale),
+        moments=bn.path,
+    )
+    show(ctx)
+    return found | parameters(generator)
+
+
+def train_finetune(
+    ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
+    pretrain: Artifact, judge: Artifact,
+) -> dict[str, float]:  # fmt: skip
+    """The control: all of the pretrained GAN is trained on the new classes, with fresh class embeddings."""
+    run = Run.of_new_classes(ctx, data, task, training, quality, judge)
+    old, discriminator = pretrained(pretrain, ctx)
+    generator = with_fresh_classes(old, len(run.classes)).to(ctx.device).requires_grad_(True)
+    ctx.image("start", class_sheet(generator.eval(), ctx))
+    discriminator = fresh_discriminator(discriminator, len(run.classes), training)
+    found = run.train(generator, discriminator, hyperparameters_of(training, cfg.g_lr), training.steps)
+    return found | parameters(generator)
+
+
+def train_scratch(
+    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
+    judge: Artifact,
+) -> dict[str, float]:  # fmt: skip
+    """The control: the same networks on the new classes' images alone, with pretraining's learning rates."""
+    run = Run.of_new_classes(ctx, data, task, training, quality, judge)
+    generator, discriminator = build_gan(cfg, of_these(data, run.classes))
+    hp = replace(hyperparameters_of(training, cfg.g_lr), discriminator_learning_rate=cfg.d_lr)
+    found = run.train(generator, discriminator, hp, training.steps)
+    return found | parameters(generator)
+
+
+class Run:
+    """The training of one GAN on the images of some classes, and what is kept of it."""
+
+    looks, kept = 1, "best"
+
+    def __init__(
+        self, ctx: Context, data: DataSet, quality: QualityConfig, judge: Artifact, classes: list[int], images: Split,
+        flip: bool, sync_batch_norm: bool,
+    ) -> None:  # fmt: skip
+        self.ctx, self.quality, self.classes, self.images = ctx, quality, classes, images
+        self.judge = judge_of(judge, ctx.device)
+        self.validation = of_classes(data.val, classes, renumber=False)
+        self.real = Resident(images, ctx.device, flip=flip)
+        self.synchronised = sync_batch_norm and ctx.world_size > 1
+
+    @classmethod
+    def of_new_classes(
+        cls, ctx: Context, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig, judge: Artifact
+    ) -> Run:
+        _, new = old_and_new(task, data, pretrained=True)
+        run = cls(ctx, data, quality, judge, new, new_images(task, data, new), training.flip, training.sync_batch_norm)
+        run.looks, run.kept = training.evaluations, training.keep
+        return run
+
+    def train(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        hp: GANHyperparameters,
+        steps: int,
+        penalty: Any = None,
+        moments: Path | None = None,
+    ) -> dict[str, float]:
+        """Train, look `looks` times, and leave in ctx.out the average, the live networks, Adam's moments and the judge."""
+        ctx = self.ctx
+        ctx.share(hp.batch)
+        if self.synchronised:
+            synchronise(generator)
+        training = WatchedTraining(
+            generator.to(ctx.device),
+            discriminator.to(ctx.device),
+            lambda n, rng: self.real.batch(n, rng, ctx.rank, ctx.world_size),
+            hp,
+            rank=ctx.rank,
+            world_size=ctx.world_size,
+            reduce=ctx.average,
+            penalty=penalty,
+        )
+        if moments:
+            load_moments(training, moments)
+        watch = training.watch = Watch(ctx, self.quality, training.ema.average, self.judge, self.validation, self.classes)
+        images = hp.batch * hp.discriminator_accumulations * hp.discriminator_steps
+        last = train(ctx, training, steps=steps, batch=images, evaluate_every=-(-steps // self.looks))
+        found = watch.keep(ctx.out, self.kept, last, steps)
+        models.save(generator, ctx.out / LIVE)
+        models.save(discriminator, ctx.out / DISCRIMINATOR)
+        save_moments(training, ctx.out)
+        models.save(self.judge.network, ctx.out / JUDGE)  # what measures the test part belongs to what is measured
+        return found
+
+
+def of_these(data: DataSet, classes: list[int]) -> DataSet:
+    """`data` as a set of these classes only, for what builds networks."""
+    names = tuple(data.class_names[number] for number in classes)
+    return replace(data, train=of_classes(data.train, classes), classes=len(classes), class_names=names)
+
+
+def pretrained(artifact: Artifact, ctx: Context) -> tuple[Any, Any]:
+    """Generator and discriminator that the stage `pretrain` made."""
+    return models.load(artifact.path).to(ctx.device), models.load(artifact.path / DISCRIMINATOR).to(ctx.device)
+
+
+def transferred(ctx: Context, cfg: BnConfig, images: Split, old: Any, discriminator: Any) -> TransferGenerator:
+    """The transfer generator in its initial state."""
+    classes = int(images.labels.max()) + 1
+    own = {key: value for key, value in old.recipe.items() if key not in ("name", "classes", "shared_dim")}
+    generator: TransferGenerator = models.build(
+        "biggan_transfer", **own, old_classes=old.classes, classes=classes, variant=cfg.variant
+    ).to(ctx.device)
+    scores = start_scores(ctx, cfg, images, old, discriminator)
+    take_over(generator, old, scores, residual="random" if cfg.residual == "random" else "zero")
+    if not cfg.score_bias:
+        for norm in generator.norms():
+            for side in SIDES:
+                nn.init.zeros_(norm.layer("combination", side).bias)
+    return generator
+
+
+def fresh_discriminator(discriminator: Any, classes: int, training: TrainingConfig) -> Any:
+    """The pretrained discriminator with a fresh projection for the new classes."""
+    device = next(discriminator.parameters()).device
+    return freeze_blocks(with_fresh_classes(discriminator, classes).to(device), training)
+
+
+def freeze_blocks(discriminator: Any, training: TrainingConfig) -> Any:
+    """FreezeD (Mo et al. 2020): the first blocks stay as pretrained."""
+    for block in discriminator.blocks[: training.d_frozen_blocks]:
+        block.requires_grad_(False)
+    return discriminator
+
+
+def bn_steps(share: float, training: TrainingConfig) -> int:
+    """Steps of stage BN; the rest are FT's."""
+    return round(share * training.steps)
+
+
+def trained_in_bn(cfg: BnConfig) -> Iterator[Part]:
+    yield "combination"
+    if cfg.residual != "none":
+        yield "residual"
+    if cfg.train_base:
+        yield "base"
+    if cfg.train_latent:
+        yield "latent"
+
+
+def train_only(generator: TransferGenerator, *parts: Part, score_bias: bool = True) -> None:
+    """Let gradients reach these parts of the new batch norms and nothing else."""
+    generator.requires_grad_(False)
+    for name, parameter in generator.parts(*parts):
+        parameter.requires_grad_(score_bias or ".comb_layer_" not in name or not name.endswith(".bias"))
+
+
+def penalties(generator: TransferGenerator, l1_scale: float, l2_scale: float) -> dict[str, Tensor]:
+    """The regularisers of what is being trained; a frozen combination has a constant one."""
+    terms: dict[str, Tensor] = {}
+    for name, part, scale, norm in (
+        ("loss_comb_l1", "combination", l1_scale, combination_l1),
+        ("loss_res_l2", "residual", l2_scale, residual_l2),
+    ):
+        trained = [p for _, p in generator.parts(part) if p.requires_grad]  # type: ignore[arg-type]
+        if trained and scale:
+            terms[name] = scale * norm(trained)
+    return terms
+
+
+def hyperparameters_of(training: TrainingConfig, g_lr: float) -> GANHyperparameters:
+    return GANHyperparameters(
+        batch=training.batch // training.accumulations,
+        discriminator_steps=training.d_steps,
+        discriminator_accumulations=training.accumulations,
+        generator_accumulations=training.accumulations,
+        generator_learning_rate=g_lr,
+        discriminator_learning_rate=training.d_lr,
+        betas=(training.beta1, training.beta2),
+        adam_eps=training.adam_eps,
+        ema_decay=training.ema_decay,
+        ema_start=0,
+        diffaugment=training.diffaugment,
+        precision=training.precision,
+    )
+
+
+def show(ctx: Context) -> None:
+    """Pictures of the generator that is kept: what its classes borrow, and the way from one to the next."""
+    generator = models.load(ctx.out).to(ctx.device)
+    ctx.image("borrowing", borrowing(generator))
+    if generator.classes > 1:
+        ctx.image("interpolation", interpolation(generator, ctx))
+
+
+def parameters(generator: nn.Module) -> Mapping[str, float]:
+    """Parameters of the generator, and those of them that were trained."""
+    return {
+        "parameters": float(sum(p.numel() for p in generator.parameters())),
+        "parameters_trained": float(sum(p.numel() for p in generator.parameters() if p.requires_grad)),
+    }

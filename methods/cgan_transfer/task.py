@@ -1,0 +1,78 @@
+"""Which images belong to the old classes, and which few to the new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from gankd.config import nearest
+from gankd.data import DataSet, Split
+from gankd.data.splits import balanced
+from gankd.errors import UserError
+from methods.cgan_transfer.config import Classes, TaskConfig
+
+
+def class_numbers(wanted: Classes, data: DataSet) -> list[int]:
+    """The classes' numbers in `data`. A name comes first: for a set of digits "7" is the class called 7."""
+    numbers = []
+    for name in wanted:
+        text = str(name)
+        if text in data.class_names:
+            numbers.append(data.class_names.index(text))
+        elif isinstance(name, int) and 0 <= name < len(data.class_names):
+            numbers.append(name)
+        else:
+            known = ", ".join(data.class_names[:10]) + (", ..." if len(data.class_names) > 10 else "")
+            raise UserError(
+                f"data set {data.name!r} has no class {text!r}{nearest(text, data.class_names)} (it has "
+                f"{len(data.class_names)}: {known})"
+            )
+    return numbers
+
+
+def old_and_new(task: TaskConfig, data: DataSet, pretrained: bool = False) -> tuple[list[int], list[int]]:
+    """Numbers of the old and of the new classes in `data`.
+
+    A list that is not given holds all classes that are not in the other one. `pretrained`: the old classes are those of a
+    checkpoint; they need not be in the data.
+    """
+    old, new = class_numbers(task.old_classes, data), class_numbers(task.new_classes, data)
+    for number in new:
+        if number in old:
+            raise UserError(f"class {data.class_names[number]} is old and new at once; a class can be only one of them")
+    everything = range(len(data.class_names))
+    new = new or [number for number in everything if number not in old]
+    if not pretrained:
+        old = old or [number for number in everything if number not in new]
+        if len(old) < 2:
+            raise UserError(
+                f"{len(old)} old classes are left to pretrain on, two at least are needed: list them in task.old_classes, fewer "
+                "in task.new_classes, or give pretrain.checkpoint"
+            )
+    if len(new) < 1:
+        raise UserError("no class is left to transfer to: list the new ones in task.new_classes")
+    return old, new
+
+
+def of_classes(part: Split, classes: Sequence[int], renumber: bool = True) -> Split:
+    """The images of these classes, in their order; labels are 0 .. M - 1 in the order of `classes`, or as they were."""
+    chosen = part.take(np.flatnonzero(np.isin(part.labels, classes)))
+    if not renumber:
+        return chosen
+    place = np.full(max([*classes, *part.labels.tolist()], default=0) + 1, -1, np.int64)
+    place[list(classes)] = np.arange(len(classes))
+    return replace(chosen, labels=place[chosen.labels])
+
+
+def few(part: Split, per_class: int, seed: int) -> Split:
+    """`per_class` images of every class, drawn by `seed`; 0 = all. A smaller draw is part of every larger one."""
+    if not per_class:
+        return part
+    return part.take(balanced(part.labels, per_class * len(np.unique(part.labels)), seed))
+
+
+def new_images(task: TaskConfig, data: DataSet, new: Sequence[int]) -> Split:
+    """The training images of the new classes, renumbered. Another split of the data draws other ones."""
+    return few(of_classes(data.train, new), task.images_per_class, int(data.fingerprint[:8], 16))
