@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from gankd.artifact import Artifact
 from gankd.config import build_config
-from gankd.data import DataConfig, DataSet, load
+from gankd.data import DataConfig, DataSet, Split, load
 from gankd.errors import StageFailed, UserError
 from gankd.model_registry import load as fetch
 from gankd.model_registry import version_tags
@@ -55,7 +56,7 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     network, tags = models.load(fetch(uri, model)), version_tags(uri, model)
     data = load(DataConfig(**json.loads(tags["gankd.data_config"])))
     if hasattr(network, "dim_z"):
-        return _generator_table(model, network, data, Store(storage), json.loads(tags["gankd.keys"]), changes)
+        return _generator_table(model, network, data, Store(storage), tags, changes)
     if changes:
         raise UserError(f"{model!r} is a classifier; {', '.join(f'--{name}' for name in changes)} is for generators")
     return _accuracies(network, data)
@@ -74,37 +75,58 @@ def _accuracies(network: Any, data: DataSet) -> dict[str, float]:
 
 
 def _generator_table(
-    model: str, network: Any, data: DataSet, store: Store, keys: Mapping[str, str], changes: Mapping[str, Any]
+    model: str, network: Any, data: DataSet, store: Store, tags: Mapping[str, str], changes: Mapping[str, Any]
 ) -> Table:
     from gankd.context import Context, choose_device
     from gankd.metrics.extractors import from_weights
     from gankd.stages.quality import judge_of
 
-    judge, quality = _artifact(store, keys, "judge"), _artifact(store, keys, "quality")
-    cfg = build_config(QualityConfig, {**quality.config, **changes})
+    keys = json.loads(tags["gankd.keys"])
+    made, judge = _artifact(store, "generator", tags["gankd.key"]), _artifact(store, "judge", keys.get("judge", ""))
+    measured = _artifact(store, "quality", keys["quality"]) if "quality" in keys else made
+    known = measured.config if measured is not made else made.manifest.get("reads", {}).get("quality", {})
+    cfg = build_config(QualityConfig, {**known, **changes})
     # Stage and seed of the sweep: the same latents, so on the same data the same numbers.
-    ctx = Context(quality.stage, quality.key, quality.manifest["seed"], Path(), store, choose_device())
+    ctx = Context(measured.stage, measured.key, measured.manifest["seed"], Path(), store, choose_device())
+    generator, parts = _with_its_classes(network.to(ctx.device), made, data, ctx.device)
     table = Table(title=f"{model}: {cfg.images} generated images", title_justify="left")
-    for heading in ("metric", f"validation ({len(data.val)})", f"test ({len(data.test)})"):
+    for heading in ("metric", *(f"{name} ({len(part)})" for name, part in parts.items())):
         table.add_column(heading, justify="left" if heading == "metric" else "right", overflow="fold")
     said: list[str] = [f"accuracy of the judge on the validation part: {judge.metrics['val_accuracy']:.2f} %"]
     extractors = [judge_of(judge, ctx.device)]
     if cfg.extractor:
         extractors.append(from_weights(cfg.extractor, cfg.weights).to(ctx.device))
     for extractor in extractors:
-        _add_metrics(table, said, extractor, *(_measured(ctx, cfg, network, extractor, part) for part in (data.val, data.test)))
+        _add_metrics(table, said, extractor, *(_measured(ctx, cfg, generator, extractor, part) for part in parts.values()))
     table.caption, table.caption_justify = escape("\n".join(said)), "left"
     return table
 
 
-def _artifact(store: Store, keys: Mapping[str, str], stage: str) -> Artifact:
-    artifact = store.get(keys[stage]) if stage in keys else None
+def _artifact(store: Store, what: str, key: str) -> Artifact:
+    artifact = store.get(key) if key else None
     if artifact is None:
         raise UserError(
-            f"the {stage} of this generator ({keys.get(stage, 'none')}) is not in the store {store.storage.uri}; "
-            "give the --storage of the sweep that made the generator"
+            f"the {what} of this model ({key or 'none known'}) is not in the store {store.storage.uri}; "
+            "give the --storage of the sweep that made it"
         )
     return artifact
+
+
+def _with_its_classes(network: Any, made: Artifact, data: DataSet, device: Any) -> tuple[Any, dict[str, Split]]:
+    """The generator, asked by the data's class numbers, and the images of its classes in the validation and test parts.
+
+    A generator of other classes than all those of the data has a file `classes.json`: the data's number of each of its own.
+    """
+    from gankd.stages.quality import CLASSES, Renumbered
+
+    parts = {"validation": data.val, "test": data.test}
+    if CLASSES in made.manifest["files"]:
+        classes = json.loads(made.file(CLASSES).read_text())
+        parts = {name: part.take(np.flatnonzero(np.isin(part.labels, classes))) for name, part in parts.items()}
+        return Renumbered(network, classes, device), parts
+    if network.classes != data.classes:
+        raise UserError(f"this generator has {network.classes} classes and its data set {data.name!r} has {data.classes}")
+    return network, parts
 
 
 def _measured(ctx: Any, cfg: QualityConfig, network: Any, extractor: Extractor, part: Any) -> tuple[dict[str, float], list[str]]:
@@ -114,7 +136,7 @@ def _measured(ctx: Any, cfg: QualityConfig, network: Any, extractor: Extractor, 
 
     try:
         real = real_features(ctx, cfg, part, extractor)
-        fake = sampled_features(ctx, cfg, network.to(ctx.device), extractor, real)
+        fake = sampled_features(ctx, cfg, network, extractor, real)
     except StageFailed as error:
         raise UserError(str(error)) from error
     own = {f"real_{name}": value for name, value in real_side(real, extractor.name).items()}

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from gankd.data import Split
 from gankd.errors import StageFailed, UserError
 from gankd.metrics.extractors import classifier, from_weights, inception_torchvision, quantise, random_conv
 from gankd.metrics.suite import Features, cautions, fid, intra_fid, measure, real_side, suite
 from gankd.models import build
+from gankd.stages.quality import Renumbered, generated_labels, real_features, score_network
 from gankd.stages.sections import QualityConfig
 
 CFG = QualityConfig(neighbours=3)
@@ -289,3 +291,69 @@ def test_an_extractor_and_its_weights_belong_together() -> None:
         QualityConfig(extractor="clip")
     with pytest.raises(UserError, match=r"quality\.extractor, which is not set"):
         QualityConfig(weights="x.pth")
+
+
+def context(tmp_path: Path, world: int = 1, rank: int = 0) -> Any:
+    from gankd.context import Context
+    from gankd.store import Store
+
+    return Context("quality", "key", 7, tmp_path, Store(tmp_path), torch.device("cpu"), rank=rank, world_size=world)
+
+
+class Painter:
+    """A generator of flat images: the latent decides the brightness, the label the sign of a stripe."""
+
+    dim_z = 2
+
+    def __call__(self, z: Tensor, labels: Tensor) -> Tensor:
+        level = z[:, :1].tanh().view(-1, 1, 1, 1).expand(-1, 1, 8, 8).clone()
+        level[:, :, :, 0] = labels.view(-1, 1, 1).float() / 2 - 1
+        return level
+
+
+@pytest.mark.parametrize(("distribution", "count"), [("real", 40), ("real", 100), ("uniform", 40), ("uniform", 41)])
+def test_labels_follow_the_real_ones_or_are_equal_in_number(distribution: str, count: int) -> None:
+    labels = torch.tensor([0] * 30 + [2] * 10)
+    real = measure(random_conv(1, 8), batches(pictures(40)[0], labels), 40)
+    drawn = generated_labels(real, count, generator_of(0), distribution)
+    counts = drawn.bincount(minlength=3).tolist()
+    assert len(drawn) == count
+    assert counts[1] == 0
+    if distribution == "uniform":
+        assert abs(counts[0] - counts[2]) <= 1
+    else:
+        assert counts[0] == pytest.approx(0.75 * count, abs=0.15 * count)
+    assert drawn.tolist() != sorted(drawn.tolist())
+
+
+def test_a_generator_is_scored_the_same_by_any_number_of_workers(tmp_path: Path) -> None:
+    real, extractor = features(60), random_conv(1, 8)
+    cfg = QualityConfig(images=90, batch=20)
+    one = score_network(context(tmp_path), cfg, Painter(), extractor, real)
+    meeting = SimpleNamespace(barrier=threading.Barrier(2, timeout=30), said=[None] * 2)
+    found: list[Any] = [None] * 2
+
+    def work(rank: int) -> None:
+        ctx = context(tmp_path, 2, rank)
+        worker = Worker(rank, meeting)
+        ctx.gather, ctx.sum = worker.gather, worker.sum
+        found[rank] = score_network(ctx, cfg, Painter(), extractor, real)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found[0] == found[1] == pytest.approx(one, rel=1e-6, abs=1e-9)
+
+
+def test_a_generator_of_some_classes_is_asked_by_the_numbers_of_the_data(tmp_path: Path) -> None:
+    z, asked = torch.randn(4, 2, generator=generator_of(0)), torch.tensor([5, 3, 3, 5])
+    images = Renumbered(Painter(), [3, 5], "cpu")(z, asked)
+    assert torch.equal(images, Painter()(z, torch.tensor([1, 0, 0, 1])))
+
+
+def test_fewer_than_two_real_images_are_refused(tmp_path: Path) -> None:
+    images, labels = pictures(1)
+    with pytest.raises(UserError, match="at least 2 real images, and there is 1"):
+        real_features(context(tmp_path), CFG, Split(images.numpy(), labels.numpy()), random_conv(1, 8))

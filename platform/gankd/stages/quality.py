@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +32,7 @@ from gankd.metrics.suite import Features, cautions, intra_fid, measure, real_sid
 from gankd.stages.classifier import load_network
 from gankd.stages.sections import QualityConfig
 
-__all__ = [
-    "generated_features", "generated_labels", "image_features", "judge_of", "load_reference", "measure", "measure_real",
-    "real_features", "sampled_features", "score_generator", "score_network", "suite",
-]  # fmt: skip
-
-REFERENCE = "features.safetensors"
+REFERENCE, CLASSES = "features.safetensors", "classes.json"
 ORDER_SEED = 0  # what real images score does not depend on a run's seed
 
 
@@ -88,6 +83,23 @@ def generated(ctx: Context, generator: Any, labels: Tensor, batch: int, stream: 
             rng = ctx.rng(index, stream)
             z = torch.randn(len(part), generator.dim_z, generator=rng, device=rng.device)
             yield generator(z, part.to(ctx.device)), part
+
+
+class Renumbered:
+    """A generator of labels 0 .. M - 1 that is asked by the numbers that its classes have in the data.
+
+    `classes`: the data's number of each of its own. Its artifact holds them as JSON in the file `classes.json`, when they are
+    not all the data's.
+    """
+
+    def __init__(self, generator: Any, classes: Sequence[int], device: torch.device | str) -> None:
+        self.generator, self.dim_z = generator, generator.dim_z
+        self.place = torch.full((max(classes) + 1,), -1, device=device)
+        self.place[torch.tensor(classes, device=device)] = torch.arange(len(classes), device=device)
+
+    def __call__(self, z: Tensor, labels: Tensor) -> Tensor:
+        images: Tensor = self.generator(z, self.place[labels])
+        return images
 
 
 def generated_features(
