@@ -138,7 +138,7 @@ def evaluate(model: str, storage: str, **quality: Any) -> None:
 def compare(dataset: str) -> None:
     """Methods side by side on a data set: the best sweep of each."""
     from gankd.display import console
-    from gankd.registered import comparison
+    from gankd.comparison import comparison
 
     console().print(comparison(dataset))
 

@@ -20,6 +20,7 @@ from gankd.errors import StageFailed, UserError
 from gankd.events import EventReader, EventWriter
 from gankd.method import flatten
 from gankd.pictures import trial_curves
+from gankd.pipeline import stage_keys
 from gankd.plan import Sweep
 from gankd.records import TrialRecord
 from gankd.store import Store
@@ -91,6 +92,8 @@ def open_tracker(sweep: Sweep) -> Tracker:
         "gankd.metric": sweep.space.metric,
         "gankd.version": __version__,
     }
+    if any(stage.name == "judge" for stage in sweep.method.stages):
+        tags["gankd.judge"] = stage_keys(sweep.method, sweep.config, sweep.fingerprint)["judge"]
     tracker.open_sweep(flatten(sweep.tree), tags)
     return tracker
 
@@ -174,13 +177,33 @@ def validation_curves(sweep: Sweep, records: list[TrialRecord]) -> dict[str, lis
 
 
 def _summary(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float]) -> dict[str, float]:
-    """The chosen trial's figures for the sweep's own run: val/<stage> and test/<stage>, and all its metrics by name."""
-    metric = sweep.space.metric.partition("/")[2]
-    values = dict(best.metrics) | dict(scores)
-    for stage in sweep.method.scored:
-        if f"{stage}/{metric}" in best.metrics:
-            values[f"val/{stage}"] = best.metrics[f"{stage}/{metric}"]
-        values.update({f"test/{stage}": v for name, v in scores.items() if name.partition("/")[0] == stage})
+    """The chosen trial's figures for the sweep's own run, besides all its metrics by name.
+
+    `objective`; `gain` over the control, positive where the method helps, on test where both are scored, else on validation;
+    val/<role> and test/<role> for each scored stage, and for "student" and "control", whatever their stages are called;
+    generator/<metric> of the stage that measures generators.
+    """
+    method, metric = sweep.method, sweep.space.metric
+    name = metric.partition("/")[2]
+    test = {key.partition("/")[0]: value for key, value in scores.items()}
+    ends = f"/{name}"
+    val = {key.removesuffix(ends): value for key, value in best.metrics.items() if key.endswith(ends)}
+    values = dict(best.metrics) | dict(scores) | {"objective": best.metrics[metric]}
+    roles = {stage: stage for stage in method.scored}
+    if "student" in method.registered:
+        roles["student"] = method.registered["student"]
+    if method.gain:
+        roles["control"] = method.gain[1]
+        both = test if set(method.gain) <= test.keys() else val
+        if set(method.gain) <= both.keys():
+            ours, control = (both[stage] for stage in method.gain)
+            values["gain"] = (ours - control) * (1 if sweep.space.mode == "max" else -1)
+    for part, found in (("val", val), ("test", test)):
+        values.update({f"{part}/{role}": found[stage] for role, stage in roles.items() if stage in found})
+    if method.generator_metric:
+        measured = method.generator_metric[0].partition("/")[0] + "/"
+        generator = {key.replace(measured, "generator/"): v for key, v in best.metrics.items() if key.startswith(measured)}
+        values.update(generator)
     return values
 
 

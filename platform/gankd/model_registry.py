@@ -201,11 +201,11 @@ def _version(client: Any, uri: str, model: str) -> tuple[str, str]:
 
 
 def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
-    """The best finished sweep of each method on a data set, best student first.
+    """The best finished sweep of each method on a data set: best student first, then those without one.
 
-    Best is by the validation metric `val/student`, in the sense of the sweep's tag `gankd.mode`; the test metrics are
-    only shown. Each row has method, sweep, run_id, data (fingerprint), mode, val, test, control, gain (positive where
-    the method helps), tags and all `metrics` of the sweep's run; what a sweep has not logged is None.
+    Best is by the sweep's own objective on validation, in the sense of its tag `gankd.mode`. Each row has method, sweep,
+    run_id, data (fingerprint), judge (key), mode, objective, gain (over the control, positive where the method helps; None
+    without one) and all `metrics` of the sweep's run.
     """
     with _answering(uri):
         client = mlflow_client(uri)
@@ -215,30 +215,26 @@ def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
     best: dict[str, dict[str, Any]] = {}
     for row in sorted(rows, key=_goodness):
         best[row["method"]] = row
-    return sorted(best.values(), key=_goodness, reverse=True)
+    return sorted(best.values(), key=lambda row: (-row["metrics"].get("val/student", -math.inf), row["method"]))
 
 
 def _row(run: Any) -> dict[str, Any]:
     tags, metrics = run.data.tags, run.data.metrics
-    test, control = metrics.get("test/student"), metrics.get("test/control")
-    sign = -1 if tags.get("gankd.mode") == "min" else 1
     return {
         "method": tags.get("gankd.method", ""),
         "sweep": tags["gankd.sweep"],
         "run_id": run.info.run_id,
         "data": tags.get("gankd.data", ""),
+        "judge": tags.get("gankd.judge", ""),
         "mode": tags.get("gankd.mode", "max"),
-        "val": metrics.get("val/student"),
-        "test": test,
-        "control": control,
-        "gain": None if test is None or control is None else sign * (test - control),
-        "tags": {name: value for name, value in tags.items() if name.startswith("gankd.")},
+        "objective": metrics.get("objective"),
+        "gain": metrics.get("gain"),
         "metrics": dict(metrics),
     }
 
 
 def _goodness(row: Mapping[str, Any]) -> float:
-    value = row["val"]
+    value = row["objective"]
     if value is None or math.isnan(value):
         return -math.inf
     return -value if row["mode"] == "min" else value
