@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gankd.metrics.frechet import frechet_distance, frechet_distance_of_few
 from gankd.metrics.inception_score import InceptionScore
 from gankd.metrics.kernel import gaussian_mmd, kernel_distance, mean_squared_distance
 from gankd.metrics.manifold import manifold_metrics, squared_radii
+from gankd.metrics.moments import Moments
 from gankd.metrics.pairs import Pairs
 from tests.unit.metric_fixtures import fixture
 
@@ -98,8 +100,6 @@ def test_kid_over_subsets_is_the_mean_over_those_subsets() -> None:
 
 
 def test_kid_is_unbiased_where_fid_is_not() -> None:
-    from gankd.metrics.frechet import frechet_distance_of_few
-
     draws = [(randn(32, 16, seed=2 * i), randn(32, 16, seed=2 * i + 1)) for i in range(30)]
     kid = torch.tensor([kernel_distance(*three(a, b))[0] for a, b in draws])
     fid = torch.tensor([frechet_distance_of_few(a, b) for a, b in draws])
@@ -176,3 +176,29 @@ def test_mode_collapse_is_precise_and_recalls_little() -> None:
 def test_noise_is_imprecise() -> None:
     found = manifold_metrics(*three(randn(200, 5), randn(200, 5, seed=1) * 8), 3)
     assert found["precision"] < 0.1
+
+
+class Given(nn.Module):
+    """Stands where torchmetrics expects a feature extractor: its images are features already."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.num_features = features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_torchmetrics_finds_the_same_fid_and_kid() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    real, fake = randn(60, 6), randn(60, 6, seed=1) * 1.3 + 0.2
+    theirs = FrechetInceptionDistance(Given(6)), KernelInceptionDistance(Given(6), subsets=1, subset_size=60)
+    for metric in theirs:
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+    fid, (kid, _) = theirs[0].compute(), theirs[1].compute()
+    assert frechet_distance(Moments.of(real), Moments.of(fake)) == pytest.approx(float(fid), rel=1e-8)
+    assert kernel_distance(*three(real, fake))[0] == pytest.approx(float(kid), rel=1e-8)
