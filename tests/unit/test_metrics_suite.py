@@ -357,3 +357,25 @@ def test_fewer_than_two_real_images_are_refused(tmp_path: Path) -> None:
     images, labels = pictures(1)
     with pytest.raises(UserError, match="at least 2 real images, and there is 1"):
         real_features(context(tmp_path), CFG, Split(images.numpy(), labels.numpy()), random_conv(1, 8))
+
+
+def test_a_file_of_weights_is_looked_into_before_anything_trains(tmp_path: Path) -> None:
+    from gankd.data import DataConfig, load
+    from gankd.stages.checks import check_quality
+
+    torch.save({"network": SimpleNamespace()}, tmp_path / "code.pth")
+    digits = load(DataConfig(name="digits"))
+    cfg = QualityConfig(extractor="inception_torchvision", weights=str(tmp_path / "code.pth"))
+    with pytest.raises(UserError, match="was refused"):
+        check_quality("quality", cfg, digits)
+    check_quality("quality", CFG, digits)
+
+
+def test_a_generator_that_makes_no_numbers_ends_its_stage(tmp_path: Path) -> None:
+    class Broken(Painter):
+        def __call__(self, z: Tensor, labels: Tensor) -> Tensor:
+            return super().__call__(z, labels).where(labels.view(-1, 1, 1, 1) != 2, torch.nan)
+
+    real = features(60)
+    with pytest.raises(StageFailed, match=r"image \d+ has pixels or random_conv features that are not finite"):
+        score_network(context(tmp_path), QualityConfig(images=90, batch=20), Broken(), random_conv(1, 8), real)
