@@ -76,6 +76,22 @@ def test_batch_norm_statistics() -> None:
     torch.testing.assert_close(total, reference["total"], rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moments_are_those_of_the_maps(dtype: torch.dtype) -> None:
+    """Far from zero, where E[x^2] - E[x]^2 would cancel; a constant channel has variance 0."""
+    maps = 3 + 10 * torch.arange(4).view(1, 4, 1, 1) + torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    maps[:, 3] = 7
+    maps = maps.to(dtype).to(memory_format=torch.channels_last).requires_grad_()
+    expected = torch.var_mean(maps.float(), dim=(0, 2, 3), correction=0)
+    (expected[0].square().sum() + expected[1].sin().sum()).backward()
+    gradient, maps.grad = maps.grad, None
+    mean, var = losses.channel_moments(maps)
+    (var.square().sum() + mean.sin().sum()).backward()
+    assert mean.dtype == var.dtype == torch.float32
+    torch.testing.assert_close((var, mean), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps.grad, gradient, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-5)
+
+
 def test_worked_batch_norm_statistics() -> None:
     maps = torch.tensor([[[[1.0]], [[0.0]]], [[[3.0]], [[0.0]]]])
     loss = losses.statistics_loss(maps, torch.tensor([0.0, 1.0]), torch.tensor([4.0, 1.0]))

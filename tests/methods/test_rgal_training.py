@@ -306,3 +306,30 @@ def test_a_batch_without_a_pair_does_not_crash(tmp_path: Path, data: DataSet, te
     for step in range(16):
         metrics = training.step(step, training.ctx.rng(step))
         assert all(bool(value.isfinite()) for value in metrics.values())
+
+
+def preset(name: str) -> RgalConfig:
+    return build_config(RgalConfig, read_preset(METHOD.presets, name))
+
+
+def test_the_presets_hold_the_published_values() -> None:
+    ours, cmi = preset("cifar10"), preset("cifar10_cmi")
+    s, d = ours.synthesis, ours.student
+    assert (s.g_steps, s.batch, s.lr_g, s.nz, s.ngf) == (400, 256, 1e-3, 256, 64)
+    assert (s.bn, s.oh, s.adv, s.triplet, s.triplet_target, s.start_layer, s.end_layer) == (1, 1, 1, 0.1, "student", 2, 4)
+    assert (s.relation_mode, s.sampler, s.low, s.high, s.margin, s.cr) == ("adversarial", "focal", 0.5, 1.0, 0.2, 0)
+    assert (d.rounds, d.kd_steps, d.batch, d.paired, d.T, d.pool) == (200, 400, 128, True, 20, 51_200)
+    assert (d.cd, d.gram, d.striplet, d.striplet_feature, d.lr, d.weight_decay) == (0.1, 0, 0.1, ("global",), 0.1, 1e-4)
+    assert (cmi.synthesis.cr, cmi.synthesis.cr_T, cmi.synthesis.adv, cmi.synthesis.g_steps) == (0.8, 0.1, 0.5, 200)
+    assert (cmi.student.cd, cmi.student.striplet, cmi.student.paired, cmi.synthesis.relates) == (0, 0, False, False)
+    assert preset("cifar100").data.name == "cifar100"
+    assert preset("cifar10_small").data.name == "hdf5"
+
+
+def test_the_demonstrations_share_their_teacher_with_cgan_kd_and_each_other() -> None:
+    other = read_preset(find_method("cgan_kd").presets, "digits")
+    for name in ("digits", "cmi"):
+        assert read_preset(METHOD.presets, name)["teacher"] == other["teacher"]
+        assert read_preset(METHOD.presets, name)["data"] == other["data"]
+    assert preset("cmi").baseline == preset("digits").baseline
+    assert preset("digits").student.pool == preset("digits").student.rounds * preset("digits").synthesis.batch
