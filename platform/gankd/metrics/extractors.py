@@ -152,8 +152,10 @@ def inception_tf_ported(weights: str) -> Extractor:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise UserError("the extractor inception_tf_ported needs torch-fidelity: pip install torch-fidelity") from None
+    wanted = ["2048", "logits_unbiased"]  # published scores leave the last layer's bias out
     try:
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits"], feature_extractor_weights_path=weights)
+        torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity does not say so when it loads
+        network = FeatureExtractorInceptionV3("inception-v3-compat", wanted, feature_extractor_weights_path=weights)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"the weights {weights!r} are not torch-fidelity's for Inception-v3 ({reason})") from error
