@@ -1,0 +1,118 @@
+"""Which images belong to which classes, what is refused, and what the presets hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gankd.config import build_config, preset_names, read_preset
+from gankd.data import DataConfig, DataSet, Split, load
+from gankd.errors import UserError
+from gankd.registry import find_method
+from methods.cgan_transfer.checks import check_bn, check_transfer
+from methods.cgan_transfer.config import BnConfig, CganTransferConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
+from methods.cgan_transfer.task import class_numbers, few, new_images, of_classes, old_and_new
+
+METHOD = find_method("cgan_transfer")
+DIGITS = load(DataConfig(name="digits", val_fraction=0.4))
+
+
+def named(names: str, per_class: int = 6) -> DataSet:
+    """Blank images of classes with these names (one letter each)."""
+    labels = np.tile(np.arange(len(names)), per_class)
+    part = Split(np.zeros((len(labels), 1, 8, 8), np.uint8), labels)
+    return DataSet("toy", part, part, part, len(names), tuple(names), "", None, "0123456789abcdef")
+
+
+def test_classes_by_name_or_number_and_the_rest() -> None:
+    assert class_numbers((7, "8", 9), DIGITS) == [7, 8, 9]
+    assert class_numbers(("b", 0), named("abc")) == [1, 0]
+    assert old_and_new(TaskConfig(new_classes=(7, 8, 9)), DIGITS) == ([0, 1, 2, 3, 4, 5, 6], [7, 8, 9])
+    assert old_and_new(TaskConfig(old_classes=(3, 1)), DIGITS)[1] == [0, 2, 4, 5, 6, 7, 8, 9]
+    assert old_and_new(TaskConfig(), named("abc"), pretrained=True) == ([], [0, 1, 2])
+
+
+def test_labels_are_renumbered_in_the_order_asked_for() -> None:
+    part = Split(np.arange(6)[:, None, None, None].astype(np.uint8), np.array([0, 1, 2, 3, 2, 1]))
+    cut = of_classes(part, [2, 1])
+    assert cut.images.ravel().tolist() == [1, 2, 4, 5]
+    assert cut.labels.tolist() == [1, 0, 0, 1]
+    assert of_classes(part, [2, 1], renumber=False).labels.tolist() == [1, 2, 2, 1]
+
+
+def test_few_images_are_equally_many_of_each_class_and_nested() -> None:
+    part = of_classes(DIGITS.train, [7, 8, 9])
+    five, ten = few(part, 5, seed=3), few(part, 10, seed=3)
+    assert np.bincount(ten.labels).tolist() == [10, 10, 10]
+    assert {image.tobytes() for image in five.images} <= {image.tobytes() for image in ten.images}
+    assert few(part, 0, seed=3) is part
+    other = new_images(TaskConfig(images_per_class=5), load(DataConfig(name="digits", val_fraction=0.4, split_seed=1)), [7, 8])
+    mine = new_images(TaskConfig(images_per_class=5), DIGITS, [7, 8])
+    assert np.bincount(mine.labels).tolist() == [5, 5]
+    assert not np.array_equal(mine.images, other.images)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"task": {"old_classes": [1, 2], "new_classes": [2, 3]}}, "class 2 is in task.old_classes and in task.new_classes"),
+        ({"task": {"new_classes": [3, 3]}}, "class 3 stands twice in task.new_classes"),
+        ({"pretrain": {"checkpoint": "G.pth"}}, "pretrain.discriminator_checkpoint"),
+        ({"bn": {"share": 0.01}, "training": {"steps": 20}}, "bn.share = 0.01 of training.steps = 20"),
+    ],
+)
+def test_knobs_that_contradict_each_other(knobs: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        build_config(CganTransferConfig, knobs)
+    assert says in str(refused.value)
+
+
+def test_what_the_data_does_not_have() -> None:
+    with pytest.raises(UserError, match=r"'digits' has no class '10'.* \(it has 10: 0, 1"):
+        old_and_new(TaskConfig(new_classes=(10,)), DIGITS)
+    with pytest.raises(UserError, match="did you mean 'cats'"):
+        class_numbers(("cat",), DataSet("pets", *[DIGITS.train] * 3, 2, ("cats", "dogs"), "", None, ""))
+    with pytest.raises(UserError, match="class b is old and new at once"):  # by name and by number
+        old_and_new(TaskConfig(old_classes=("a", "b"), new_classes=(1,)), named("abc"))
+    with pytest.raises(UserError, match="1 old classes are left"):
+        old_and_new(TaskConfig(new_classes=(0, 1)), named("abc"))
+
+
+def test_too_few_images_are_refused_and_fewer_than_a_batch_named(caplog: pytest.LogCaptureFixture) -> None:
+    data = named("abcd")
+    reads: dict[str, Any] = {"training": TrainingConfig(batch=10), "quality": CganTransferConfig().quality}
+    with pytest.raises(UserError, match=r"class 'c' has 6 training images, but task\.images_per_class is 7"):
+        check_transfer("ft", FtConfig(), data, task=TaskConfig(new_classes=("c", "d"), images_per_class=7), **reads)
+    check_transfer("ft", FtConfig(), data, task=TaskConfig(new_classes=("c", "d"), images_per_class=3), **reads)
+    assert "6 training images together, fewer than training.batch = 10" in caplog.text
+    task = TaskConfig(old_classes=("a", "b"))
+    with pytest.raises(UserError, match=r"'bn\.neighbours' cannot be 3: there are 2 old classes"):
+        check_bn("bn", BnConfig(neighbours=3), data, task=task, **reads)
+    empty = DataSet("toy", data.train, data.val.take(np.arange(3)), data.test, 4, data.class_names, "", None, "00000000")
+    with pytest.raises(UserError, match="new class 'c' has 1 validation images, two at least"):
+        check_transfer("ft", FtConfig(), empty, task=task, **reads)
+
+
+def test_a_sweep_over_the_regularisers_trains_neither_gan_nor_controls_again() -> None:
+    shared = [stage.name for stage in METHOD.prefix({"bn.comb_l1_scale", "bn.res_l2_scale", "bn.g_lr", "bn.share"})]
+    assert shared == ["judge", "pretrain", "finetune", "scratch"]
+    assert [stage.name for stage in METHOD.prefix({"ft.g_lr"})] == ["judge", "pretrain", "bn", "scratch"]
+
+
+def test_paper_presets_hold_the_scripts_values() -> None:
+    assert set(preset_names(METHOD.presets)) == {"digits", "smoke", "cifar100", "cifar100_small", "imagenet128"}
+    cifar, imagenet = (build_config(CganTransferConfig, read_preset(METHOD.presets, n)) for n in ("cifar100", "imagenet128"))
+    assert len(cifar.task.new_classes) == 20
+    assert (cifar.bn.variant, cifar.bn.comb_l1_scale, cifar.bn.res_l2_scale) == ("cifar", 0.01, 0.01)
+    assert (cifar.training.batch, cifar.bn.g_lr, cifar.training.d_lr) == (50, 2e-4, 2e-4)
+    assert (imagenet.bn.variant, imagenet.bn.comb_l1_scale, imagenet.bn.res_l2_scale) == ("imagenet", 0.01, 0.1)
+    assert (imagenet.training.batch, imagenet.training.accumulations, imagenet.training.d_steps) == (2048, 8, 1)
+    assert (imagenet.bn.g_lr, imagenet.training.d_lr, imagenet.training.adam_eps) == (1e-4, 4e-4, 1e-6)
+    for config in (cifar, imagenet):
+        assert config.bn.start == "random"
+        assert config.bn.residual == "random"
+        assert config.bn.train_base
+    assert isinstance(imagenet.pretrain, PretrainConfig)
+    assert (imagenet.pretrain.width, imagenet.pretrain.dim_z, imagenet.pretrain.shared_dim) == (96, 120, 128)
