@@ -156,7 +156,9 @@ def inception_tf_ported(weights: str) -> Extractor:
     try:
         torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity does not say so when it loads
         network = FeatureExtractorInceptionV3("inception-v3-compat", wanted, feature_extractor_weights_path=weights)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(f"the weights {weights!r} hold objects that could run code when read, and were refused") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"the weights {weights!r} are not torch-fidelity's for Inception-v3 ({reason})") from error
 
