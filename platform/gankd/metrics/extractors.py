@@ -193,10 +193,10 @@ def clip(weights: str) -> Extractor:
 def random_conv(image_channels: int = 3, feature_dim: int = 64, classes: int = 10) -> Extractor:
     """A convolution of fixed random weights: for tests of what is around it, not for judging images."""
     rng = torch.Generator().manual_seed(0)
-    conv, head = nn.Conv2d(image_channels, feature_dim, 3, padding=1), nn.Linear(feature_dim, classes)
+    conv = nn.Conv2d(image_channels, feature_dim, 3, padding=1, bias=False)
+    head = nn.Linear(feature_dim, classes, bias=False)
     for layer in (conv, head):
         nn.init.normal_(layer.weight, std=0.3, generator=rng)
-        nn.init.zeros_(layer.bias)
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
         features = conv(images).relu().mean((2, 3))

@@ -192,8 +192,8 @@ def _rows(kept: list[tuple[int, Tensor, Tensor]], extractor: Extractor, ctx: Con
     if not kept:
         none = torch.zeros(0, extractor.feature_dim, device=extractor.device)
         return none, none[:, 0].long()
-    rows, labels = (torch.cat([part[i] for part in kept]).to(extractor.device) for i in (1, 2))
-    return rows, labels
+    rows, labels = torch.cat([rows for _, rows, _ in kept]), torch.cat([labels for _, _, labels in kept])
+    return rows.to(extractor.device), labels.to(extractor.device)
 
 
 def _collected(extractor: Extractor, count: int, own: Features, seen: int, ctx: Context | None) -> Features:
@@ -252,8 +252,8 @@ def _manifold(real: Features, fake: Features, rr: Pairs, ff: Pairs, rf: Pairs, k
         return manifold_metrics(rr, ff, rf, k)
     # The larger set is in random order, so its first images are as good as any.
     a, b = real.rows[:n], fake.rows[:n]
-    own = [pairs if len(pairs.x) == n else Pairs(rows) for pairs, rows in ((rr, a), (ff, b))]
-    return manifold_metrics(*own, Pairs(a, b), k)
+    rr, ff = (pairs if pairs.shape[0] == n else Pairs(rows) for pairs, rows in ((rr, a), (ff, b)))
+    return manifold_metrics(rr, ff, Pairs(a, b), k)
 
 
 def real_side(real: Features, name: str) -> dict[str, float]:
@@ -261,9 +261,8 @@ def real_side(real: Features, name: str) -> dict[str, float]:
     found, half = {}, len(real.rows) // 2
     if half >= 2:
         few = half <= real.moments.dim
-        parts = real.rows[:half], real.rows[half : 2 * half]
-        floor = frechet_distance_of_few(*parts) if few else frechet_distance(*(Moments.of(part) for part in parts))
-        found[f"fid_floor_{name}"] = floor
+        a, b = real.rows[:half], real.rows[half : 2 * half]
+        found[f"fid_floor_{name}"] = frechet_distance_of_few(a, b) if few else frechet_distance(Moments.of(a), Moments.of(b))
     if real.score:
         found[f"is_{name}"] = real.score.mean_and_std()[0]
     return found
