@@ -47,7 +47,6 @@ METHOD = Method(
             "finetune",
             f"{STAGES}:train_finetune",
             needs=("pretrain", "judge"),
-            section="ft",
             reads=NEW,
             check=f"{CHECKS}:check_transfer",
         ),

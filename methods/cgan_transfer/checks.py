@@ -9,7 +9,7 @@ import numpy as np
 from gankd.config import Section
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.stages.checks import check_classes, check_gan
+from gankd.stages.checks import check_gan, check_quality
 from gankd.stages.sections import QualityConfig
 from methods.cgan_transfer.config import BnConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.task import new_images, of_classes, old_and_new
@@ -34,7 +34,7 @@ def check_transfer(
     name: str, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig
 ) -> None:
     """There are images of the new classes, enough for what is asked, and for measuring."""
-    check_classes(name, cfg, data)
+    check_quality("quality", quality, data)
     _, new = old_and_new(task, data, pretrained=True)
     check_validation(data, new, "new")
     counts = np.bincount(of_classes(data.train, new).labels, minlength=len(new))

@@ -110,7 +110,7 @@ class BnConfig(Section):
 
 
 class FtConfig(Section):
-    """Stage FT: everything else is trained, the combinations stay. The control `finetune` has the same learning rate."""
+    """Stage FT: everything else is trained, the combinations stay. The control `finetune`: everything is."""
 
     g_lr: float = knob(2e-4, "generator's learning rate", origin=SCRIPT, gt=0, le=1)
 
@@ -123,6 +123,7 @@ class CganTransferConfig(MethodConfig):
     pretrain: PretrainConfig = PretrainConfig()
     bn: BnConfig = BnConfig()
     ft: FtConfig = FtConfig()
+    finetune: FtConfig = FtConfig()
     judge: ClassifierConfig = JUDGE
     quality: QualityConfig = QualityConfig()
 

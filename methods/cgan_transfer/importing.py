@@ -45,6 +45,8 @@ def import_networks(cfg: PretrainConfig, data: DataSet, old_classes: int = 0) ->
         wanted = list(wanted) if knob == "attention" else wanted
         if found != wanted:
             raise UserError(f"the checkpoint {cfg.checkpoint!r} has {knob} = {found}, but pretrain.{knob} is {wanted}; set it")
+    for network in (generator, discriminator):
+        network.recipe = {**network.recipe, "init": cfg.init}  # for what is drawn anew beside it
     entries = len(generator.state_dict()), len(discriminator.state_dict())
     said = (
         f"all {entries[0]} entries of the generator and {entries[1]} of the discriminator matched: BigGAN at "

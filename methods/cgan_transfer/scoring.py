@@ -11,12 +11,11 @@ from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.metrics.extractors import classifier
-from gankd.stages.quality import real_features, score_network
+from gankd.stages.quality import Renumbered, real_features, score_network
 from gankd.stages.sections import QualityConfig
 from methods.cgan_transfer.config import TaskConfig
-from methods.cgan_transfer.stages import JUDGE
 from methods.cgan_transfer.task import of_classes, old_and_new
-from methods.cgan_transfer.watch import Renumbered
+from methods.cgan_transfer.training import JUDGE
 
 
 def score(artifact: Artifact, data: DataSet, device: torch.device | str = "cpu") -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,24 +12,16 @@ from gankd import models
 from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
-from gankd.data.augment import Resident
-from gankd.engine import train
 from gankd.models.biggan_transfer import SIDES, Part, TransferGenerator, take_over, with_fresh_classes
-from gankd.models.sync_batch_norm import synchronise
-from gankd.stages.gan import GANHyperparameters
 from gankd.stages.generator import build_gan, class_sheet, hyperparameters
-from gankd.stages.quality import judge_of
 from gankd.stages.sections import QualityConfig
 from methods.cgan_transfer.config import BnConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.importing import import_networks
 from methods.cgan_transfer.losses import combination_l1, residual_l2
-from methods.cgan_transfer.moments import load_moments, save_moments
 from methods.cgan_transfer.pictures import borrowing, interpolation
 from methods.cgan_transfer.start import start_scores
-from methods.cgan_transfer.task import new_images, of_classes, old_and_new
-from methods.cgan_transfer.watch import Watch, WatchedTraining
-
-LIVE, DISCRIMINATOR, JUDGE = "live", "discriminator", "judge"
+from methods.cgan_transfer.task import of_classes, old_and_new
+from methods.cgan_transfer.training import DISCRIMINATOR, LIVE, Run, hyperparameters_of
 
 
 def pretrain(
@@ -127,67 +118,6 @@ def train_scratch(
     return found | parameters(generator)
 
 
-class Run:
-    """The training of one GAN on the images of some classes, and what is kept of it."""
-
-    looks, kept = 1, "best"
-
-    def __init__(
-        self, ctx: Context, data: DataSet, quality: QualityConfig, judge: Artifact, classes: list[int], images: Split,
-        flip: bool, sync_batch_norm: bool,
-    ) -> None:  # fmt: skip
-        self.ctx, self.quality, self.classes, self.images = ctx, quality, classes, images
-        self.judge = judge_of(judge, ctx.device)
-        self.validation = of_classes(data.val, classes, renumber=False)
-        self.real = Resident(images, ctx.device, flip=flip)
-        self.synchronised = sync_batch_norm and ctx.world_size > 1
-
-    @classmethod
-    def of_new_classes(
-        cls, ctx: Context, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig, judge: Artifact
-    ) -> Run:
-        _, new = old_and_new(task, data, pretrained=True)
-        run = cls(ctx, data, quality, judge, new, new_images(task, data, new), training.flip, training.sync_batch_norm)
-        run.looks, run.kept = training.evaluations, training.keep
-        return run
-
-    def train(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        hp: GANHyperparameters,
-        steps: int,
-        penalty: Any = None,
-        moments: Path | None = None,
-    ) -> dict[str, float]:
-        """Train, look `looks` times, and leave in ctx.out the average, the live networks, Adam's moments and the judge."""
-        ctx = self.ctx
-        ctx.share(hp.batch)
-        if self.synchronised:
-            synchronise(generator)
-        training = WatchedTraining(
-            generator.to(ctx.device),
-            discriminator.to(ctx.device),
-            lambda n, rng: self.real.batch(n, rng, ctx.rank, ctx.world_size),
-            hp,
-            rank=ctx.rank,
-            world_size=ctx.world_size,
-            reduce=ctx.average,
-            penalty=penalty,
-        )
-        if moments:
-            load_moments(training, moments)
-        watch = training.watch = Watch(ctx, self.quality, training.ema.average, self.judge, self.validation, self.classes)
-        images = hp.batch * hp.discriminator_accumulations * hp.discriminator_steps
-        last = train(ctx, training, steps=steps, batch=images, evaluate_every=-(-steps // self.looks))
-        found = watch.keep(ctx.out, self.kept, last, steps)
-        models.save(generator, ctx.out / LIVE)
-        models.save(discriminator, ctx.out / DISCRIMINATOR)
-        save_moments(training, ctx.out)
-        models.save(self.judge.network, ctx.out / JUDGE)  # what measures the test part belongs to what is measured
-        return found
-
-
 def of_these(data: DataSet, classes: list[int]) -> DataSet:
     """`data` as a set of these classes only, for what builds networks."""
     names = tuple(data.class_names[number] for number in classes)
@@ -261,23 +191,6 @@ def penalties(generator: TransferGenerator, l1_scale: float, l2_scale: float) ->
         if trained and scale:
             terms[name] = scale * norm(trained)
     return terms
-
-
-def hyperparameters_of(training: TrainingConfig, g_lr: float) -> GANHyperparameters:
-    return GANHyperparameters(
-        batch=training.batch // training.accumulations,
-        discriminator_steps=training.d_steps,
-        discriminator_accumulations=training.accumulations,
-        generator_accumulations=training.accumulations,
-        generator_learning_rate=g_lr,
-        discriminator_learning_rate=training.d_lr,
-        betas=(training.beta1, training.beta2),
-        adam_eps=training.adam_eps,
-        ema_decay=training.ema_decay,
-        ema_start=0,
-        diffaugment=training.diffaugment,
-        precision=training.precision,
-    )
 
 
 def show(ctx: Context) -> None:

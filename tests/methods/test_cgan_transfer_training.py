@@ -23,7 +23,6 @@ from methods.cgan_transfer.moments import load_moments, save_moments
 from methods.cgan_transfer.pictures import borrowed, borrowing, interpolation
 from methods.cgan_transfer.stages import freeze_blocks, penalties, train_only, trained_in_bn, transferred
 from methods.cgan_transfer.start import start_scores
-from methods.cgan_transfer.watch import Renumbered
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_transfer"
 AUTHORS = BnConfig(variant="imagenet", start="random", residual="random", train_base=True)
@@ -199,17 +198,3 @@ def test_pictures_of_borrowing_and_interpolation() -> None:
     width, height = interpolation(new, context()).size
     assert (width // 8) % 9 == 0
     assert height > 0
-
-
-def test_a_generator_is_asked_by_the_datas_numbers() -> None:
-    asked: list[list[int]] = []
-
-    def generator(z: Tensor, labels: Tensor) -> Tensor:
-        asked.append(labels.tolist())
-        return z
-
-    generator.dim_z = 3  # type: ignore[attr-defined]
-    renumbered = Renumbered(generator, [7, 2, 9], "cpu")
-    renumbered(torch.zeros(3, 3), torch.tensor([9, 7, 2]))
-    assert asked == [[2, 0, 1]]
-    assert renumbered.dim_z == 3
