@@ -65,6 +65,15 @@ class TrainingConfig(Section):
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.batch % self.accumulations:
+            raise UserError(
+                f"training.batch = {self.batch} cannot be cut into training.accumulations = {self.accumulations} equal parts; "
+                f"choose a multiple of {self.accumulations}"
+            )
+        return self
+
 
 class PretrainConfig(GanConfig):
     """The GAN of the old classes: trained here, or the user's own."""

@@ -60,6 +60,7 @@ def test_few_images_are_equally_many_of_each_class_and_nested() -> None:
         ({"task": {"old_classes": [1, 2], "new_classes": [2, 3]}}, "class 2 is in task.old_classes and in task.new_classes"),
         ({"task": {"new_classes": [3, 3]}}, "class 3 stands twice in task.new_classes"),
         ({"pretrain": {"checkpoint": "G.pth"}}, "pretrain.discriminator_checkpoint"),
+        ({"training": {"batch": 50, "accumulations": 4}}, "training.batch = 50 cannot be cut into training.accumulations = 4"),
         ({"bn": {"share": 0.01}, "training": {"steps": 20}}, "bn.share = 0.01 of training.steps = 20"),
     ],
 )
