@@ -75,6 +75,8 @@ def test_fid_and_score_see_all_images_and_the_others_the_first_ones() -> None:
 class Worker:
     """What `measure` wants of a context, for workers that are threads."""
 
+    stage = "quality"
+
     def __init__(self, rank: int, meeting: Any) -> None:
         self.rank, self.meeting, self.world_size = rank, meeting, meeting.barrier.parties
 
@@ -127,7 +129,7 @@ def test_an_image_that_is_not_finite_is_named_on_every_worker() -> None:
     broken[120] = torch.inf
     for error in on_workers(2, broken, labels, 150, 40):
         assert isinstance(error, StageFailed)
-        assert "image 97 has pixels or random_conv features that are not finite" in str(error)
+        assert "quality: image 97 has pixels or random_conv features that are not finite" in str(error)
     extractor = random_conv(1, 8)
     extractor.network[0].weight.data[0] = torch.inf
     with pytest.raises(StageFailed, match="image 0 "):

@@ -156,7 +156,8 @@ def measure(
     if ctx:
         first_bad = min(ctx.gather(first_bad))
     if math.isfinite(first_bad):
-        raise StageFailed(f"image {first_bad} has pixels or {extractor.name} features that are not finite numbers")
+        where = f"{ctx.stage}: " if ctx else ""
+        raise StageFailed(f"{where}image {first_bad} has pixels or {extractor.name} features that are not finite numbers")
     return _collected(extractor, count, Features(moments, score, *_rows(kept, extractor, ctx), right), seen, ctx)
 
 

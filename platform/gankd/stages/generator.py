@@ -63,7 +63,7 @@ class Watch:
     """Looks at an averaged generator while it trains: all metrics, sample sheets, and a copy of the best weights so far.
 
     Best is the lowest FID in the judge's features. Evaluations use the same latents every time, so that they differ by the
-    generator alone. What `state` gives goes into checkpoints.
+    generator alone. `best` goes into checkpoints.
 
     Attributes:
         every: steps between two looks; a look may be for metrics, for a sheet, or for both.
