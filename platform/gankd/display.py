@@ -16,6 +16,7 @@ from rich.table import Table
 from gankd.events import Event, EventReader
 from gankd.plan import Sweep
 from gankd.records import TrialRecord
+from gankd.scoring import main_scores
 
 PERIOD_S = 1.0
 PLAIN_PERIOD_S = 15.0  # between two lines of the same stage where the output is no terminal
@@ -131,12 +132,11 @@ def score_table(sweep: Sweep, record: TrialRecord, scores: Mapping[str, float]) 
     table = Table(title=f"chosen trial {record.trial}: validation and, read once, test", title_justify="left")
     for heading in ("stage", "validation", "test", "parameters"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
-    metric = sweep.space.metric.partition("/")[2]
+    metric, test = sweep.space.metric.partition("/")[2], main_scores(scores, sweep.space.metric)
     for stage in sweep.method.scored:
-        test = [value for name, value in scores.items() if name.partition("/")[0] == stage]
         parameters = record.metrics.get(f"{stage}/parameters")
         count = f"{parameters:,.0f}" if parameters else ""
-        table.add_row(stage, _number(record.metrics.get(f"{stage}/{metric}")), _number(test[0] if test else None), count)
+        table.add_row(stage, _number(record.metrics.get(f"{stage}/{metric}")), _number(test.get(stage)), count)
     return table
 
 

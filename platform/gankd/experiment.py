@@ -23,6 +23,7 @@ from gankd.pictures import trial_curves
 from gankd.pipeline import stage_keys
 from gankd.plan import Sweep
 from gankd.records import TrialRecord
+from gankd.scoring import main_scores
 from gankd.store import Store
 from gankd.tracking import Tracker
 
@@ -185,7 +186,7 @@ def _summary(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float]) -> di
     """
     method, metric = sweep.method, sweep.space.metric
     name = metric.partition("/")[2]
-    test = {key.partition("/")[0]: value for key, value in scores.items()}
+    test = main_scores(scores, metric)
     ends = f"/{name}"
     val = {key.removesuffix(ends): value for key, value in best.metrics.items() if key.endswith(ends)}
     values = dict(best.metrics) | dict(scores) | {"objective": best.metrics[metric]}

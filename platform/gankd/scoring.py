@@ -23,6 +23,17 @@ def score_keys(job: Job, keys: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def main_scores(scores: Mapping[str, float], objective: str) -> dict[str, float]:
+    """Stage -> the test score that answers to the objective: test_accuracy to val_accuracy, test_fid_... to fid_..."""
+    wanted = f"test_{objective.partition('/')[2].removeprefix('val_')}"
+    found: dict[str, float] = {}
+    for name, value in scores.items():
+        stage, _, metric = name.partition("/")
+        if metric == wanted or stage not in found:
+            found[stage] = value
+    return found
+
+
 def known_scores(job: Job, keys: Mapping[str, str]) -> dict[str, float] | None:
     """All test scores as {"<stage>/<metric>": value} when the store has them, else None."""
     store, scores = Store(job.storage), {}
