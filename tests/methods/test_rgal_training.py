@@ -333,3 +333,15 @@ def test_the_demonstrations_share_their_teacher_with_cgan_kd_and_each_other() ->
         assert read_preset(METHOD.presets, name)["data"] == other["data"]
     assert preset("cmi").baseline == preset("digits").baseline
     assert preset("digits").student.pool == preset("digits").student.rounds * preset("digits").synthesis.batch
+
+
+def test_the_default_space_fits_the_presets() -> None:
+    from gankd.space import check_space, load_space
+
+    space = load_space(METHOD, None)
+    assert next(iter(space.samplers)) == "synthesis.triplet"
+    for name in ("digits", "cmi", "smoke", "cifar10"):
+        tree = preset(name).model_dump(mode="json")
+        check_space(space, METHOD, tree)
+        # The teacher and the comparison on real data are trained once for all trials.
+        assert {stage.name for stage in METHOD.prefix(space.samplers)} == {"teacher", "baseline"}
