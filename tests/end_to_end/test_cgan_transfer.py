@@ -54,6 +54,9 @@ def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
     best = min(workplace.trials("first"), key=lambda trial: trial["metrics"]["ft/fid_classifier"])
     manifest = json.loads((workplace.storage / "artifacts" / best["keys"]["ft"] / "manifest.json").read_text())
     assert manifest["reads"]["task"]["new_classes"] == [7, 8, 9]
+    evaluated = workplace.gankd("evaluate", "digits-generator@champion", "--storage", str(workplace.storage))
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "validation (142)" in evaluated.stdout  # the images of the new classes only
 
 
 Refused = Callable[..., str]
