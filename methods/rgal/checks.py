@@ -24,19 +24,18 @@ def check_student(name: str, cfg: StudentConfig, data: DataSet, synthesis: Synth
             "set data.image_size"
         )
     if synthesis.relates and synthesis.triplet_target == "student":
-        check_layers("synthesis", synthesis.start_layer, cfg, data)
+        check_layers("synthesis", synthesis.start_layer, cfg.network, data)
     if cfg.striplet and "features" in cfg.striplet_feature:
-        check_layers(name, cfg.start_layer, cfg, data)
+        check_layers(name, cfg.start_layer, cfg.network, data)
     check_pool(name, cfg, data)
 
 
-def check_layers(section: str, start: int, cfg: StudentConfig, data: DataSet) -> None:
-    """The student has a block number `start`."""
-    count = block_count(cfg.network, data.image_size)
+def check_layers(section: str, start: int, network: str, data: DataSet) -> None:
+    """The network has a block number `start`."""
+    count = block_count(network, data.image_size)
     if start >= count:
         raise UserError(
-            f"knob '{section}.start_layer' cannot be {start}: {cfg.network} has the blocks 0 to {count - 1} at "
-            f"{data.image_size} px"
+            f"knob '{section}.start_layer' cannot be {start}: {network} has the blocks 0 to {count - 1} at {data.image_size} px"
         )
 
 

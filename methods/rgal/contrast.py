@@ -52,7 +52,8 @@ class Contrast(nn.Module):
         """
         n = len(local)
         embedded = self.embed(torch.cat([local, remembered[0], other, remembered[1]]))
-        per_item = contrastive_loss(*embedded.chunk(2), temperature)
+        mine_and_earlier, theirs = embedded.chunk(2)
+        per_item = contrastive_loss(mine_and_earlier, theirs, temperature)
         mine, earlier = per_item[:n], per_item[n:]
         return mine.mean() + earlier.mean() if len(earlier) else mine.mean()
 

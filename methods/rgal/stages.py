@@ -17,6 +17,7 @@ from gankd.data.augment import Resident, normalise
 from gankd.engine import Algorithm, train
 from gankd.pictures import sheet
 from gankd.stages.classifier import EVALUATIONS, accuracy, keep_classifier, load_network
+from methods.rgal.checks import check_layers
 from methods.rgal.config import StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters, check_gram
 from methods.rgal.gate import check_teacher
@@ -79,6 +80,8 @@ class Alternation(RoundTraining):
     def __init__(self, ctx: Context, cfg: StudentConfig, data: DataSet, teacher: Any, synthesis: SynthesisConfig) -> None:
         made = (cfg.warm_up + cfg.rounds) * synthesis.batch
         super().__init__(ctx, cfg, data, teacher, capacity=min(cfg.pool, made), relate=True)
+        if synthesis.relates and synthesis.triplet_target == "teacher":
+            check_layers("synthesis", synthesis.start_layer, teacher.recipe["name"], data)
         self.per_round = synthesis.g_steps + cfg.kd_steps
         self.synthesis = Synthesis(ctx, synthesis, teacher, self.student, data.image_channels, data.image_size, data.classes or 0)
         self.modules |= self.synthesis.modules

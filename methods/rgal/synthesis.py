@@ -19,7 +19,15 @@ from methods.rgal import losses, views
 from methods.rgal.config import SynthesisConfig
 from methods.rgal.contrast import Contrast, instance_features
 from methods.rgal.pool import to_uint8
-from methods.rgal.relations import DISTANCE_WEIGHTED, Relation, Sampler, draw_negatives, negative_probabilities, triplet_loss
+from methods.rgal.relations import (
+    DISTANCE_WEIGHTED,
+    Direction,
+    Relation,
+    Sampler,
+    draw_negatives,
+    negative_probabilities,
+    triplet_loss,
+)
 
 
 class Inversion(nn.Module):
@@ -103,7 +111,8 @@ class Synthesis:
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"inversion": self.optimizer} | ({"head": self.head_optimizer} if self.contrast else {})
+        optimizers: dict[str, torch.optim.Optimizer] = {"inversion": self.optimizer}
+        return optimizers | {"head": self.head_optimizer} if self.contrast else optimizers
 
     @torch.no_grad()
     def begin(self, rng: torch.Generator) -> None:
@@ -171,8 +180,8 @@ class Synthesis:
         if negatives is None:
             sampling = logits if cfg.sampling_space == "logits" else features
             negatives = draw_negatives(negative_probabilities(sampling, labels, self.sampler), rng)
-        blocks = target[2][cfg.start_layer : cfg.end_layer] or target[2][-1:]
-        direction = "adversarial" if cfg.relation_mode == "adversarial" else "standard"
+        blocks = target[2][cfg.start_layer : cfg.end_layer]
+        direction: Direction = "adversarial" if cfg.relation_mode == "adversarial" else "standard"
         return triplet_loss(blocks, labels, negatives, direction=direction, margin=cfg.margin)
 
     def contrast_term(self, images: Tensor, maps: list[Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def manifests(place: Workplace) -> dict[str, list[dict[str, Any]]]:
 
 def test_a_sweep(workplace: Workplace) -> None:
     (workplace.folder / "space.py").write_text(SPACE)
-    flags = ("--preset", "smoke", "--trials", "2", "--scheduler", "asha", "--space", "space.py", "--name", "first")
+    flags = ("--preset", "smoke", "--trials", "2", "--scheduler", "fifo", "--space", "space.py", "--name", "first")
     done = workplace.tune("--method", "rgal", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "registered digits-student version 1 (champion; student/val_accuracy" in done.stdout

@@ -17,7 +17,7 @@ from gankd.data import DataSet, Split
 from gankd.data import load as load_data
 from gankd.data.augment import normalise
 from gankd.engine import Algorithm, train
-from gankd.errors import StageFailed
+from gankd.errors import StageFailed, UserError
 from gankd.registry import find_method
 from methods.rgal.config import RgalConfig, StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters
@@ -272,6 +272,11 @@ def test_the_teacher_gate(tmp_path: Path, data: DataSet, teacher: Any) -> None:
     fresh = models.build("small_cnn", classes=10, image_channels=1, image_size=8, width=8).eval()
     with pytest.raises(StageFailed, match="3 batch norm layers are those of a new network"):
         check_teacher(ctx, fresh, data, 0)
+
+
+def test_a_block_that_the_teacher_does_not_have_is_refused(tmp_path: Path, data: DataSet, teacher: Any) -> None:
+    with pytest.raises(UserError, match=r"'synthesis.start_layer' cannot be 3: small_cnn has the blocks 0 to 2 at 8 px"):
+        alternation(tmp_path, data, teacher, "synthesis.triplet_target=teacher", "synthesis.start_layer=3")
 
 
 def test_the_control_starts_from_the_same_student(tmp_path: Path, data: DataSet, teacher: Any) -> None:
