@@ -7,9 +7,11 @@ Liang, Fu: Relation-Guided Adversarial Learning for Data-Free Knowledge Transfer
 from pathlib import Path
 
 from gankd.method import Method, Stage
+from gankd.stages.sections import GENERATED_ONLY
 from methods.rgal.config import RgalConfig
 
 CLASSIFIER = "gankd.stages.classifier"
+QUALITY = "gankd.stages.quality"
 CHECK = "gankd.stages.checks:check_classifier"
 SCORE = f"{CLASSIFIER}:score"
 
@@ -42,6 +44,16 @@ METHOD = Method(
             check="methods.rgal.checks:check_pool",
             shares=("batch",),
         ),
+        # How near the synthetic images come to real ones, by a judge that synthesis has never seen.
+        Stage("judge", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
+        Stage("reference", f"{QUALITY}:measure_real", needs=("judge",), section="quality", ignores=GENERATED_ONLY),
+        Stage(
+            "pool",
+            f"{QUALITY}:score_images",
+            needs=("judge", "reference", "student"),
+            section="quality",
+            check="gankd.stages.checks:check_quality",
+        ),
     ),
     presets=Path(__file__).parent / "presets",
     objective="student/val_accuracy",
@@ -51,5 +63,6 @@ METHOD = Method(
     scored={"teacher": SCORE, "baseline": SCORE, "noise": SCORE, "student": SCORE},
     gain=("student", "noise"),
     registered={"student": "student"},
+    generator_metric=("pool/fid_classifier", "min"),
     space="tune_spaces.rgal",
 )

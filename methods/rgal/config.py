@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
-from gankd.stages.sections import ClassifierConfig, Precision
+from gankd.stages.sections import JUDGE, ClassifierConfig, Precision, QualityConfig
 
 README = "RGAL README command"
 CODE = "RGAL code"
@@ -148,6 +148,8 @@ class RgalConfig(MethodConfig):
     baseline: ClassifierConfig = ClassifierConfig(network="wrn_16_1")
     synthesis: SynthesisConfig = SynthesisConfig()
     student: StudentConfig = StudentConfig()
+    judge: ClassifierConfig = JUDGE
+    quality: QualityConfig = QualityConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> RgalConfig:

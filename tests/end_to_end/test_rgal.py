@@ -45,8 +45,12 @@ def test_a_sweep(workplace: Workplace) -> None:
         "teacher": 1,
         "baseline": 1,
         "noise": 1,
+        "judge": 1,
+        "reference": 1,
         "student": 2,
+        "pool": 2,
     }
+    assert all(manifest["metrics"]["fid_classifier"] > 0 for manifest in found["pool"])
     for manifest in found["student"]:
         images, labels = (np.load(manifest["folder"] / f"{name}.npy") for name in ("images", "labels"))
         assert images.dtype == np.uint8

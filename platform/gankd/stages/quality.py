@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,12 +148,43 @@ def load_reference(reference: Artifact, device: torch.device | str = "cpu") -> F
 def score_generator(
     ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact, reference: Artifact, **generator: Artifact
 ) -> dict[str, float]:
-    """The stage `quality`: all metrics of the one further artifact, a generator. Makes metrics.json.
-
-    That holds, beside the numbers, what they depend on: extractor, counts, labels, seed; intra-FID by class; warnings.
-    """
+    """The stage `quality`: all metrics of the one further artifact, a generator. Makes metrics.json."""
     (made,) = generator.values()
     network = load_network(made, ctx.device)
+
+    def sampled(extractor: Extractor, real: Features) -> Features:
+        return sampled_features(ctx, cfg, network, extractor, real)
+
+    how = {"generator": made.key, "labels": cfg.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
+    return score(ctx, cfg, data, judge, reference, sampled, how)
+
+
+def score_images(
+    ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact, reference: Artifact, **images: Artifact
+) -> dict[str, float]:
+    """All metrics of the one further artifact's images.npy, uint8 (N, C, H, W), with labels.npy, (N,). Makes metrics.json."""
+    (made,) = images.values()
+
+    def given(extractor: Extractor, real: Features) -> Features:
+        return image_features(ctx, cfg, made.array("images.npy"), made.array("labels.npy"), extractor)
+
+    return score(ctx, cfg, data, judge, reference, given, {"images_of": made.key})
+
+
+def score(
+    ctx: Context,
+    cfg: QualityConfig,
+    data: DataSet,
+    judge: Artifact,
+    reference: Artifact,
+    features: Callable[[Extractor, Features], Features],
+    how: Mapping[str, Any],
+) -> dict[str, float]:
+    """All metrics of images whose features `features(extractor, real)` gives, by the judge and a further extractor if asked for.
+
+    Makes metrics.json: beside the numbers what they depend on (extractor, counts, seed, `how` the images came about), intra-FID
+    by class, and warnings.
+    """
     extractor = judge_of(judge, ctx.device)
     judges = [(extractor, load_reference(reference, ctx.device))]
     if cfg.extractor:
@@ -161,15 +192,17 @@ def score_generator(
         judges.append((further, real_features(ctx, cfg, data.val, further)))
     metrics, reports = {"judge_accuracy": judge.metrics["val_accuracy"]}, {}
     for extractor, real in judges:
-        fake = sampled_features(ctx, cfg, network, extractor, real)
+        fake = features(extractor, real)
         found = suite(real, fake, cfg, extractor.name)
-        reports[extractor.tag] = report(ctx, cfg, data, extractor, real, fake) | {"metrics": found}
+        reports[extractor.tag] = report(ctx, cfg, data, extractor, real, fake, how) | {"metrics": found}
         metrics |= found
-    (ctx.out / "metrics.json").write_text(json.dumps({"generator": made.key, "by_extractor": reports}, indent=1, sort_keys=True))
+    (ctx.out / "metrics.json").write_text(json.dumps({"by_extractor": reports}, indent=1, sort_keys=True))
     return metrics
 
 
-def report(ctx: Context, cfg: QualityConfig, data: DataSet, extractor: Extractor, real: Features, fake: Features) -> Any:
+def report(
+    ctx: Context, cfg: QualityConfig, data: DataSet, extractor: Extractor, real: Features, fake: Features, how: Mapping[str, Any]
+) -> dict[str, Any]:
     """What the numbers depend on, in JSON: two that differ in any of this do not compare."""
     warnings = cautions(real, fake, extractor.name)
     if ctx.rank == 0:
@@ -181,7 +214,7 @@ def report(ctx: Context, cfg: QualityConfig, data: DataSet, extractor: Extractor
             "preprocessing": extractor.preprocessing,
             "quantised": extractor.quantise,
             "real": {"part": "validation", "fingerprint": data.fingerprint, "images": real.count},
-            "generated": {"images": fake.count, "labels": cfg.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True},
+            "generated": {"images": fake.count, **how},
             "seed": ctx.seed,
             "batch": cfg.batch,
             "kept": [len(real.rows), len(fake.rows)],
