@@ -137,8 +137,8 @@ def evaluate(model: str, storage: str, **quality: Any) -> None:
 @click.option("--dataset", required=True, help="Data set whose methods to compare, e.g. digits.")
 def compare(dataset: str) -> None:
     """Methods side by side on a data set: the best sweep of each."""
-    from gankd.display import console
     from gankd.comparison import comparison
+    from gankd.display import console
 
     console().print(comparison(dataset))
 
