@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -201,7 +201,7 @@ def show(ctx: Context) -> None:
         ctx.image("interpolation", interpolation(generator, ctx))
 
 
-def parameters(generator: nn.Module) -> Mapping[str, float]:
+def parameters(generator: nn.Module) -> dict[str, float]:
     """Parameters of the generator, and those of them that were trained."""
     return {
         "parameters": float(sum(p.numel() for p in generator.parameters())),

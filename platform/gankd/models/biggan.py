@@ -6,7 +6,6 @@ State-dict names are those of the public PyTorch release, so its checkpoints loa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -72,7 +71,11 @@ class GeneratorBody(nn.Module):
         check_attention(tuple(attention), dict(zip(sizes, channels[1:])))
 
         self.linear = SNLinear(self.chunk, channels[0] * BOTTOM**2, eps=sn_eps)
-        conditional = partial(norm, chunk=self.chunk if hierarchical else 0)
+        chunk = self.chunk if hierarchical else 0
+
+        def conditional(channels: int) -> nn.Module:
+            return norm(channels, chunk)
+
         self.blocks = nn.ModuleList()
         for size, inputs, outputs in zip(sizes, channels, channels[1:]):
             attend = [SelfAttention(outputs, sn_eps)] if size in attention else []

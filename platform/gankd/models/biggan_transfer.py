@@ -14,7 +14,7 @@ Z c, res R; `_g` for the gain, `_b` for the bias) without the old tables, which 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -188,7 +188,8 @@ def with_fresh_classes(network: Generator | Discriminator, classes: int) -> Gene
 
     That is the projection table of a discriminator, and of a generator the shared embedding, or the tables per layer.
     """
-    new: Generator | Discriminator = build(**{**network.recipe, "classes": classes})  # type: ignore[arg-type]
+    recipe: Any = network.recipe
+    new: Generator | Discriminator = build(**{**recipe, "classes": classes})
     if isinstance(network, Discriminator):
         own: tuple[str, ...] = ("embed.",)
     elif network.shared is not None:
