@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 
 import numpy as np
@@ -46,10 +47,9 @@ def check_transfer(
             )
     available = len(new_images(task, data, new))
     if available < training.batch:
-        log.warning(
-            "the new classes have %d training images together, fewer than training.batch = %d: images repeat within a batch",
-            available,
-            training.batch,
+        say_once(
+            f"the new classes have {available} training images together, fewer than training.batch = {training.batch}: "
+            "images repeat within a batch"
         )
 
 
@@ -59,6 +59,12 @@ def check_bn(name: str, cfg: BnConfig, data: DataSet, **reads: Section) -> None:
     task = reads["task"]
     if isinstance(task, TaskConfig) and task.old_classes and cfg.neighbours > len(task.old_classes):
         raise UserError(f"knob '{name}.neighbours' cannot be {cfg.neighbours}: there are {len(task.old_classes)} old classes")
+
+
+@functools.cache
+def say_once(warning: str) -> None:
+    """Four stages, and every end of a searched range, are checked alike."""
+    log.warning(warning)
 
 
 def check_validation(data: DataSet, classes: list[int], kind: str) -> None:
