@@ -237,15 +237,15 @@ def test_synthesis_lowers_the_statistics_and_the_cross_entropy(tmp_path: Path, d
 
 
 DIRECTION = (
-    *("synthesis.triplet=10", "synthesis.margin=1", "synthesis.triplet_target=teacher", "synthesis.sampler=distance"),
+    *("synthesis.triplet=3", "synthesis.margin=1", "synthesis.triplet_target=teacher", "synthesis.sampler=distance"),
     *("synthesis.bn=0.1", "synthesis.adv=0", "synthesis.best=last", "synthesis.targets=balanced", "synthesis.crop_padding=0"),
-    *("synthesis.lr_g=0.01", "synthesis.lr_z=0.03", "synthesis.g_steps=120", "synthesis.batch=60", "synthesis.ngf=16"),
+    *("synthesis.lr_g=0.01", "synthesis.lr_z=0.01", "synthesis.g_steps=120", "synthesis.batch=60", "synthesis.ngf=16"),
 )
 
 
 def test_the_relation_term_works_in_the_papers_direction(tmp_path: Path, data: DataSet, teacher: Any) -> None:
     """Against synthesis without triplets: adversarial raises the distances in a class and lowers those to drawn negatives,
-    the released code's direction, cooperative, gathers classes."""
+    the released code's direction, cooperative, does the reverse."""
     same, negative = {}, {}
     for mode in ("adversarial", "off", "cooperative"):
         training = alternation(tmp_path / mode, data, teacher, *DIRECTION, f"synthesis.relation_mode={mode}")
@@ -257,10 +257,7 @@ def test_the_relation_term_works_in_the_papers_direction(tmp_path: Path, data: D
         found = relation_loss([features], logits, logits.argmax(1), direction="standard", sampler=DISTANCE_WEIGHTED, rng=rng)
         same[mode], negative[mode] = float(found.same), float(found.different)
     assert same["adversarial"] > same["off"] > same["cooperative"], same
-    assert negative["adversarial"] < negative["off"], negative
-    # A triplet sees the difference: what gathers classes may leave the nearest negative where it was.
-    gap = {mode: negative[mode] - same[mode] for mode in same}
-    assert gap["adversarial"] < gap["off"] < gap["cooperative"], gap
+    assert negative["adversarial"] < negative["off"] < negative["cooperative"], negative
 
 
 def test_the_teacher_gate(tmp_path: Path, data: DataSet, teacher: Any) -> None:
@@ -349,4 +346,6 @@ def test_the_default_space_fits_the_presets() -> None:
         tree = preset(name).model_dump(mode="json")
         check_space(space, METHOD, tree)
         # The teacher and the comparison on real data are trained once for all trials.
-        assert {stage.name for stage in METHOD.prefix(space.samplers)} == {"teacher", "baseline"}
+        shared = {stage.name for stage in METHOD.prefix(space.samplers)}
+        assert {"teacher", "baseline"} <= shared
+        assert not {"student", "noise"} & shared
