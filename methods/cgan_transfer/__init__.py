@@ -40,8 +40,22 @@ METHOD = Method(
             check=f"{CHECKS}:check_pretrain",
             shares=("batch",),
         ),
-        Stage("bn", f"{STAGES}:train_bn", needs=("pretrain", "judge"), reads=NEW, check=f"{CHECKS}:check_bn"),
-        Stage("ft", f"{STAGES}:train_ft", needs=("bn", "judge"), reads=NEW, check=f"{CHECKS}:check_transfer"),
+        Stage(
+            "bn",
+            f"{STAGES}:train_bn",
+            needs=("pretrain", "judge"),
+            reads=NEW,
+            check=f"{CHECKS}:check_bn",
+            shares=("training.batch",),
+        ),
+        Stage(
+            "ft",
+            f"{STAGES}:train_ft",
+            needs=("bn", "judge"),
+            reads=NEW,
+            check=f"{CHECKS}:check_transfer",
+            shares=("training.batch",),
+        ),
         # The controls: as many steps as BN and FT together, on the same images, without the method.
         Stage(
             "finetune",
@@ -49,6 +63,7 @@ METHOD = Method(
             needs=("pretrain", "judge"),
             reads=NEW,
             check=f"{CHECKS}:check_transfer",
+            shares=("training.batch",),
         ),
         Stage(
             "scratch",
@@ -58,6 +73,7 @@ METHOD = Method(
             ignores=ONLY_PRETRAINING,
             reads=NEW,
             check=f"{CHECKS}:check_transfer",
+            shares=("training.batch",),
         ),
     ),
     presets=Path(__file__).parent / "presets",
@@ -68,5 +84,6 @@ METHOD = Method(
     scored={"scratch": SCORE, "finetune": SCORE, "bn": SCORE, "ft": SCORE},
     gain=("ft", "finetune"),
     registered={"generator": "ft"},
+    generator_metric=("ft/fid_classifier", "min"),
     space="tune_spaces.cgan_transfer",
 )

@@ -30,7 +30,7 @@ METHOD = Method(
             needs=("teacher",),
             reads=("synthesis",),
             check="methods.rgal.checks:check_student",
-            shares=("batch",),
+            shares=("batch", "synthesis.batch"),
         ),
         # The control: the same student and the same updates on images of noise, which know nothing of the teacher.
         Stage(

@@ -26,6 +26,7 @@ def cli() -> None:
 @click.option("--method", help="Method to run; `gankd methods` lists them.")
 @click.option("--preset", default="digits", show_default=True, help="Preset by name, or a YAML file of your own.")
 @click.option("--set", "assignments", multiple=True, metavar="KNOB=VALUE", help="Override a knob, e.g. student.lr=0.05.")
+@click.option("--pretrained", metavar="FILE", help="BigGAN generator to start from (pretrain.checkpoint), D.pth beside it.")
 @click.option("--space", help="Python file that defines SPACE; default: the method's own space.")
 @click.option("--trials", default=8, show_default=True, help="Number of trials; the first is the preset itself.")
 @click.option("--scheduler", type=click.Choice(["asha", "fifo"]), default="asha", show_default=True)
@@ -40,7 +41,7 @@ def cli() -> None:
 @click.option("--reuse/--no-reuse", default=True, help="Take finished stages from the store (default) or train all anew.")
 @click.option("--checkpoint-seconds", default=30.0, show_default=True, help="Time between checkpoints of a stage; 0 = each step.")
 @STORAGE
-def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None, **flags: Any) -> None:
+def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | None, address: str | None, **flags: Any) -> None:
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
     from gankd.config import parse_overrides
     from gankd.display import console
@@ -60,7 +61,8 @@ def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None,
             flags["space"] = str(Path(flags["space"]).absolute())
         if Path(flags["preset"]).suffix:
             flags["preset"] = str(Path(flags["preset"]).absolute())
-        sweep = prepare(request_of({**flags, "overrides": parse_overrides(assignments)}), storage, name)
+        overrides = (from_pretrained(pretrained) if pretrained else {}) | parse_overrides(assignments)
+        sweep = prepare(request_of({**flags, "overrides": overrides}), storage, name)
         if sweep.records.exists():
             raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
     from gankd.experiment import run_experiment
@@ -70,6 +72,18 @@ def tune(resumed: str | None, assignments: tuple[str, ...], address: str | None,
     except KeyboardInterrupt:
         click.echo(f"\ninterrupted; nothing finished is lost. Go on with: python tune.py --resume {sweep.name}", err=True)
         sys.exit(130)
+
+
+def from_pretrained(generator: str) -> dict[str, str]:
+    """The knobs for a generator's file named as BigGAN-PyTorch does: G.pth or G_ema.pth with D.pth, G_best1.pth with D_best1.pth."""
+    file = Path(generator)
+    if not file.name.startswith("G"):
+        raise UserError(
+            f"--pretrained takes a generator's file named G... as BigGAN-PyTorch does, not {generator!r}; for other names set "
+            "pretrain.checkpoint and pretrain.discriminator_checkpoint"
+        )
+    discriminator = file.with_name(file.name.replace("G_ema", "D", 1) if file.name.startswith("G_ema") else f"D{file.name[1:]}")
+    return {"pretrain.checkpoint": generator, "pretrain.discriminator_checkpoint": str(discriminator)}
 
 
 @cli.command()

@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,9 +106,10 @@ def console() -> Console:
 
 
 def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | None) -> Table:
-    """All trials, best first: the searched knobs, the objective, its control, and the gain."""
+    """All trials, best first: the searched knobs, the objective, its control, and the gain (positive where the method helps)."""
     metric, gain = sweep.space.metric, sweep.method.gain
-    short = {knob: knob.partition(".")[2] for knob in sweep.space.samplers}
+    ends = Counter(knob.partition(".")[2] for knob in sweep.space.samplers)
+    short = {knob: end if ends[end := knob.partition(".")[2]] == 1 else knob for knob in sweep.space.samplers}
     table = Table(title=f"{sweep.name}: {metric} on the validation part", title_justify="left")
     for heading in ("trial", *short.values()):
         table.add_column(heading, overflow="fold")
@@ -119,7 +121,7 @@ def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | No
         cells = [_number(value)]
         if gain:
             control = record.metrics.get(f"{gain[1]}/{metric.partition('/')[2]}")
-            cells += [_number(control), _number(None if value is None or control is None else value - control, "+")]
+            cells += [_number(control), _number(None if value is None or control is None else sign * (control - value), "+")]
         if record.status != "finished":
             cells[-1] = record.status
         mark = "* " if best and record.trial == best.trial else ""

@@ -30,7 +30,7 @@ class Stage:
             them and before its key is made, so sweeping them leaves the stage alone.
         check: "module:function" called as `function(name, cfg, data, **reads)` before anything starts; raises UserError
             for what can be known to be wrong. It should not import torch.
-        shares: knobs of the section whose items all workers share evenly, such as a batch.
+        shares: knobs whose items all workers share evenly, such as a batch: of the section, or `<section>.<knob>`.
         version: raise it when the function's results change; the old artifacts are then no longer found.
     """
 

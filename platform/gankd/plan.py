@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from gankd.config import MethodConfig, Section, absolute_paths, build_config, digest, read_preset, with_knobs
+from gankd.config import MethodConfig, Section, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.pipeline import Job, stage_keys
@@ -185,11 +185,12 @@ def check_shares(sweep: Sweep) -> None:
     for stage in sweep.method.stages:
         flag = "prefix_workers" if stage.name in shared else "workers"
         workers = getattr(sweep.request, flag)
-        for knob in stage.shares:
-            batch = getattr(stage.config(sweep.config), knob)
+        for name in stage.shares:
+            knob = name if "." in name else f"{stage.section or stage.name}.{name}"
+            batch = value_of(sweep.tree, knob)
             if batch % workers:
                 raise UserError(
-                    f"knob '{stage.section or stage.name}.{knob}' cannot be {batch}: the --{flag.replace('_', '-')} "
+                    f"knob {knob!r} cannot be {batch}: the --{flag.replace('_', '-')} "
                     f"{workers} share it, so it must be a multiple of {workers}"
                 )
 

@@ -134,9 +134,9 @@ def _scheduler(sweep: Sweep) -> Any:
     horizon = sweep.horizon()
     if sweep.request.scheduler == "fifo" or horizon < 2:
         return FIFOScheduler()
-    # A trial that reached the end has its last stages still to run: it is never stopped there.
+    # A trial that reached the end has its last stages still to run: it is never stopped there, nor is there a rung.
     return AsyncHyperBandScheduler(
-        time_attr="step", max_t=horizon, grace_period=max(1, horizon // 4), reduction_factor=2, stop_last_trials=False
+        time_attr="step", max_t=horizon - 1, grace_period=max(1, horizon // 4), reduction_factor=2, stop_last_trials=False
     )
 
 
