@@ -102,9 +102,3 @@ def select_per_class(labels: Tensor, nfake: int, classes: int, rng: torch.Genera
         rows = (labels == label).nonzero()[:, 0]
         chosen.append(rows[torch.randperm(len(rows), generator=rng)[:quota]])
     return torch.cat(chosen).sort().values
-
-
-def to_uint8(images: Tensor, *, reference_compat: bool = False) -> Tensor:
-    """Images in [-1, 1] -> uint8 0..255, to the nearest level. Reference: truncation, half a level too dark."""
-    levels = (images * 0.5 + 0.5) * 255
-    return (levels if reference_compat else levels.round()).clamp(0, 255).to(torch.uint8)

@@ -15,7 +15,7 @@ from gankd import models
 from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
-from gankd.data.augment import Resident, normalise
+from gankd.data.augment import Resident, normalise, to_uint8
 from gankd.engine import Algorithm, autocast, train
 from gankd.schedule import multistep
 from gankd.stages.classifier import (
@@ -31,7 +31,7 @@ from gankd.stages.classifier import (
 from methods.cgan_kd.config import DensityRatioConfig, ExtractorConfig, SamplesConfig, StudentConfig
 from methods.cgan_kd.losses import softplus_ratio_loss
 from methods.cgan_kd.sampling import RejectionSampler, SamplingStatistics, filter_class
-from methods.cgan_kd.selection import select_per_class, to_uint8
+from methods.cgan_kd.selection import select_per_class
 
 
 def train_extractor(ctx: Context, cfg: ExtractorConfig, data: DataSet) -> dict[str, float]:
@@ -110,7 +110,7 @@ class Sampler:
         z = torch.randn(n, self.generator.dim_z, generator=rng, device=rng.device)
         images = self.generator(z.to(self.device), torch.full((n,), label, device=self.device))
         # The ratio and the teacher judge what the student will see: the stored grey levels.
-        return normalise(to_uint8(images, reference_compat=self.cfg.reference_compat))
+        return normalise(to_uint8(images, truncate=self.cfg.reference_compat))
 
     def ratio(self, label: int, images: Tensor) -> Tensor:
         """psi(phi(images), label), (n,)."""

@@ -13,8 +13,9 @@ from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.models.biggan_transfer import SIDES, Part, TransferGenerator, take_over, with_fresh_classes
-from gankd.stages.generator import build_gan, class_sheet, hyperparameters
+from gankd.stages.generator import build_gan, hyperparameters
 from gankd.stages.sections import QualityConfig
+from gankd.stages.watch import class_sheet
 from methods.cgan_transfer.config import BnConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.importing import import_networks
 from methods.cgan_transfer.losses import combination_l1, residual_l2
@@ -37,7 +38,7 @@ def pretrain(
         return parameters(generator)
     generator, discriminator = build_gan(cfg, of_these(data, old))
     run = Run(ctx, data, quality, judge, old, of_classes(data.train, old), cfg.flip, cfg.sync_batch_norm)
-    run.looks, run.kept = max(cfg.evaluations, cfg.sheets), cfg.keep
+    run.evaluations, run.sheets, run.kept = cfg.evaluations, cfg.sheets, cfg.keep
     found = run.train(generator, discriminator, hyperparameters(cfg), cfg.steps)
     return found | parameters(generator)
 

@@ -12,12 +12,6 @@ from gankd.data.augment import crop_padded, flip_some, normalise
 from gankd.errors import UserError
 
 
-def to_uint8(images: Tensor, *, truncate: bool = False) -> Tensor:
-    """Images in [-1, 1] -> uint8 0..255, to the nearest level; the reference truncates, half a level too dark."""
-    levels = (images * 0.5 + 0.5) * 255
-    return (levels if truncate else levels.round()).clamp(0, 255).to(torch.uint8)
-
-
 class Pool(nn.Module):
     """The newest `capacity` images (C, H, W) with the labels they were made for."""
 

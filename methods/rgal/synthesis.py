@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from gankd.context import Context
+from gankd.data.augment import to_uint8
 from gankd.engine import autocast
 from gankd.models.inversion_generator import InversionGenerator
 from methods.rgal import losses, views
 from methods.rgal.config import SynthesisConfig
 from methods.rgal.contrast import Contrast, instance_features
-from methods.rgal.pool import to_uint8
 from methods.rgal.relations import (
     DISTANCE_WEIGHTED,
     Direction,

@@ -75,7 +75,7 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
 
 
 def from_pretrained(generator: str) -> dict[str, str]:
-    """The knobs for a generator's file named as by BigGAN-PyTorch: G.pth or G_ema.pth with D.pth, G_best1.pth with D_best1.pth."""
+    """The knobs for a generator's file named as by BigGAN-PyTorch: G.pth and G_ema.pth go with D.pth, and so on."""
     file = Path(generator)
     if not file.name.startswith("G"):
         raise UserError(

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gankd.data.augment import to_uint8
 from methods.cgan_kd.selection import (
     accept,
     below_threshold,
@@ -18,7 +19,6 @@ from methods.cgan_kd.selection import (
     ratio_bound,
     replaced_labels,
     select_per_class,
-    to_uint8,
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
@@ -169,9 +169,9 @@ def test_selected_rows_are_distinct_and_repeatable(labels: list[int], nfake: int
 
 def test_reference_uint8_truncates() -> None:
     values = fixture("uint8_denorm")
-    levels = to_uint8(torch.from_numpy(values["tanh_out"]), reference_compat=True)
+    levels = to_uint8(torch.from_numpy(values["tanh_out"]), truncate=True)
     assert levels.tolist() == values["uint8"].tolist()
-    assert to_uint8(torch.tensor([-1, 0, 0.5, 1]), reference_compat=True).tolist() == [0, 127, 191, 255]
+    assert to_uint8(torch.tensor([-1, 0, 0.5, 1]), truncate=True).tolist() == [0, 127, 191, 255]
 
 
 def test_rounding_returns_every_level_and_has_no_bias() -> None:
@@ -180,5 +180,5 @@ def test_rounding_returns_every_level_and_has_no_bias() -> None:
     images = torch.rand(100_000, generator=rng()) * 2 - 1
     exact = (images * 0.5 + 0.5) * 255
     assert (to_uint8(images) - exact).mean().abs() < 0.01
-    assert (to_uint8(images, reference_compat=True) - exact).mean().item() == pytest.approx(-0.5, abs=0.01)
+    assert (to_uint8(images, truncate=True) - exact).mean().item() == pytest.approx(-0.5, abs=0.01)
     assert to_uint8(torch.tensor([-1.2, 1.2])).tolist() == [0, 255]

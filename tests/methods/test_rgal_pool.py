@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankd.data.augment import normalise
+from gankd.data.augment import normalise, to_uint8
 from methods.rgal import views
-from methods.rgal.pool import Pool, augmented, to_uint8
+from methods.rgal.pool import Pool, augmented
 from tests.methods.rgal_fixtures import arrays, context
 
 

@@ -13,8 +13,7 @@ from gankd.config import build_config, read_preset, with_knobs
 from gankd.data import load
 from gankd.pipeline import Job, run, stage_keys
 from gankd.registry import find_method
-from gankd.stages.generator import MeasuredTraining, Watch, looks
-from gankd.stages.sections import GanConfig
+from gankd.stages.watch import Watch, WatchedTraining, looks
 from gankd.store import Store
 
 METHOD = find_method("cgan_kd")
@@ -43,16 +42,16 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def worse_and_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every evaluation but the first two finds a worse generator than the one before."""
-    from gankd.stages import generator
+    from gankd.stages import watch
 
-    real, seen = generator.score_network, []
+    real, seen = watch.score_network, []
 
     def score(*args: Any) -> dict[str, float]:
         found = real(*args)
         seen.append(args)
         return found | {"fid_classifier": abs(len(seen) - 2) + 1.0}
 
-    monkeypatch.setattr(generator, "score_network", score)
+    monkeypatch.setattr(watch, "score_network", score)
 
 
 def test_the_best_generator_is_that_of_the_lowest_fid(tmp_path: Path, worse_and_worse: None) -> None:
@@ -80,17 +79,17 @@ def test_measuring_changes_nothing_of_the_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [5, 13, 23])
 def test_a_resumed_gan_is_the_undisturbed_one(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = made(tmp_path / "undisturbed")
-    whole = MeasuredTraining.step
+    whole = WatchedTraining.step
 
-    def interrupted(self: MeasuredTraining, at: int, rng: torch.Generator) -> Any:
+    def interrupted(self: WatchedTraining, at: int, rng: torch.Generator) -> Any:
         if at == step:
             raise KeyboardInterrupt
         return whole(self, at, rng)
 
-    monkeypatch.setattr(MeasuredTraining, "step", interrupted)
+    monkeypatch.setattr(WatchedTraining, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made(tmp_path / "stopped")
-    monkeypatch.setattr(MeasuredTraining, "step", whole)
+    monkeypatch.setattr(WatchedTraining, "step", whole)
     resumed = made(tmp_path / "stopped")
     assert same(resumed[0], undisturbed[0])
     assert same(resumed[1], undisturbed[1])
@@ -103,7 +102,7 @@ def test_a_resumed_gan_is_the_undisturbed_one(tmp_path: Path, step: int, monkeyp
 )
 def test_looks_are_spread_over_the_training(steps: int, evaluations: int, sheets: int, expected: tuple[int, int]) -> None:
     watch = object.__new__(Watch)
-    watch.cfg = GanConfig(steps=steps, evaluations=evaluations, sheets=sheets)
+    watch.steps = steps
     watch.every, watch.looks = looks(steps, max(evaluations, sheets))
     looked = [step for step in range(1, steps + 1) if step % watch.every == 0 or step == steps]
     due = [[step for step in looked if watch._due(step, times)] for times in (evaluations, sheets)]

@@ -23,6 +23,12 @@ def normalise(images: Tensor) -> Tensor:
     return images.float().div_(127.5).sub_(1)
 
 
+def to_uint8(images: Tensor, *, truncate: bool = False) -> Tensor:
+    """Images in [-1, 1] -> uint8 0..255, to the nearest level; truncated as references do, half a level too dark."""
+    levels = (images * 0.5 + 0.5) * 255
+    return (levels if truncate else levels.round()).clamp(0, 255).to(torch.uint8)
+
+
 def flip_some(images: Tensor, flips: Tensor) -> Tensor:
     """Mirror the images (B, C, H, W) left to right where `flips` (bool, (B,)) says so. May reuse `images`."""
     mirrored = images.flip(-1)

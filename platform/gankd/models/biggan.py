@@ -10,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.errors import UserError
@@ -19,6 +18,7 @@ from gankd.models.biggan_blocks import (
     BOTTOM,
     DiscriminatorBlock,
     GeneratorBlock,
+    ProjectionDiscriminator,
     SelfAttention,
     Stage,
     check_attention,
@@ -136,7 +136,7 @@ class Generator(GeneratorBody):
         return self.render(z, [embedding if chunk is None else torch.cat([embedding, chunk], 1) for chunk in chunks])
 
 
-class Discriminator(nn.Module):
+class Discriminator(ProjectionDiscriminator):
     """Images (N, image_channels, S, S), labels (N,) to logits (N, 1): linear in the features, plus a class projection.
 
     Args as for `Generator`; wide: hidden width of a block is its output's (BigGAN) and not its input's (SN-GAN).
@@ -166,18 +166,3 @@ class Discriminator(nn.Module):
         self.linear = SNLinear(channels[-1], 1, eps=sn_eps)
         self.embed = SNEmbedding(classes, channels[-1], eps=sn_eps)
         initialise(self, init)
-
-    def features(self, images: Tensor) -> Tensor:
-        """(N, C): the last map, rectified and summed over its positions, in the parameters' precision."""
-        h = images
-        for block in self.blocks:
-            h = block(h)
-        return F.relu(h).sum((2, 3), dtype=self.linear.weight.dtype)
-
-    def classify(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N, 1) of features (N, C), in the parameters' precision also under autocast."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features) + (self.embed(labels) * features).sum(1, keepdim=True)
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.classify(self.features(images), labels)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gankd.errors import UserError
 from gankd.models.batch_norm import Condition
-from gankd.models.spectral_norm import SNConv2d, SNLinear
+from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear
 
 Norm = Callable[[int], nn.Module]  # channels -> batch norm called as norm(x, condition)
 
@@ -128,3 +128,33 @@ def first_map(h: Tensor, like: nn.Module) -> Tensor:
     h = h.reshape(h.shape[0], -1, BOTTOM, BOTTOM)
     channels_last = cast(Tensor, like.weight).is_contiguous(memory_format=torch.channels_last)
     return h.contiguous(memory_format=torch.channels_last) if channels_last else h
+
+
+class ProjectionDiscriminator(nn.Module):
+    """Blocks, a sum over positions, and a logit that adds a projection onto the label's embedding (Miyato & Koyama 2018).
+
+    A network makes `blocks`, `linear` (C -> 1) and `embed` (classes x C).
+    """
+
+    blocks: nn.ModuleList
+    linear: SNLinear
+    embed: SNEmbedding
+
+    def stem(self, images: Tensor) -> Tensor:
+        """What comes before the blocks: nothing."""
+        return images
+
+    def features(self, images: Tensor) -> Tensor:
+        """(N, C): the last map, rectified and summed over its positions, in the parameters' precision."""
+        h = self.stem(images)
+        for block in self.blocks:
+            h = block(h)
+        return F.relu(h).sum((2, 3), dtype=self.linear.weight.dtype)
+
+    def classify(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits (N, 1) of features (N, C), in the parameters' precision also under autocast."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.linear(features) + (self.embed(labels) * features).sum(1, keepdim=True)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.classify(self.features(images), labels)

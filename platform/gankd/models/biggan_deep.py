@@ -17,6 +17,7 @@ from gankd.models.batch_norm import BatchNorm, Condition, ConditionalBatchNorm
 from gankd.models.biggan import GENERATOR_CHANNELS, check_image_size
 from gankd.models.biggan_blocks import (
     BOTTOM,
+    ProjectionDiscriminator,
     SelfAttention,
     Stage,
     check_attention,
@@ -133,7 +134,7 @@ class Generator(nn.Module):
         return torch.tanh(self.output_layer(h).to(z.dtype))
 
 
-class Discriminator(nn.Module):
+class Discriminator(ProjectionDiscriminator):
     """Images (N, image_channels, S, S) and labels (N,) to logits (N, 1).
 
     A stage has `depth` blocks, the first of which halves the size. Args as for `Generator`; attention stands behind the
@@ -164,17 +165,5 @@ class Discriminator(nn.Module):
         self.embed = SNEmbedding(classes, channels[-1], eps=sn_eps)
         initialise(self, init)
 
-    def features(self, images: Tensor) -> Tensor:
-        """(N, C): the last map, rectified and summed over its positions, in the parameters' precision."""
-        h = self.input_conv(images)
-        for stage in self.blocks:
-            h = stage(h)
-        return F.relu(h).sum((2, 3), dtype=self.linear.weight.dtype)
-
-    def classify(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Logits (N, 1) of features (N, C), in the parameters' precision also under autocast."""
-        with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features) + (self.embed(labels) * features).sum(1, keepdim=True)
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.classify(self.features(images), labels)
+    def stem(self, images: Tensor) -> Tensor:
+        return self.input_conv(images)

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -15,15 +10,12 @@ from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
-from gankd.engine import train
 from gankd.models.sync_batch_norm import synchronise
-from gankd.pictures import sheet
-from gankd.stages.gan import GANHyperparameters, GANTraining
-from gankd.stages.quality import judge_of, load_reference, score_network
+from gankd.stages.gan import GANHyperparameters
+from gankd.stages.quality import judge_of, load_reference
 from gankd.stages.sections import GanConfig, QualityConfig
+from gankd.stages.watch import Watch, WatchedTraining, train_watched
 
-ROWS = 8  # images per class on a sheet
-CLASSES_SHOWN = 10
 EVALUATION_BATCH = 100  # generated images at a time; workers share the batches
 
 
@@ -42,7 +34,7 @@ def train_generator(ctx: Context, cfg: GanConfig, data: DataSet, judge: Artifact
     def real_batch(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         return real.batch(n, rng, ctx.rank, ctx.world_size)
 
-    training = MeasuredTraining(
+    training = WatchedTraining(
         generator.to(ctx.device),
         discriminator.to(ctx.device),
         real_batch,
@@ -51,94 +43,19 @@ def train_generator(ctx: Context, cfg: GanConfig, data: DataSet, judge: Artifact
         world_size=ctx.world_size,
         reduce=ctx.average,
     )
-    watch = training.watch = Watch(ctx, cfg, training.ema.average, judge, reference)
-    since = time.perf_counter()
-    last = train(ctx, training, steps=cfg.steps, batch=cfg.batch * cfg.d_steps, evaluate_every=watch.every)
-    share = watch.seconds / max(time.perf_counter() - since, 1e-9)
-    found = watch.keep(ctx.out, last)
-    return {**found, "evaluation_share": share, "parameters": float(sum(p.numel() for p in generator.parameters()))}
-
-
-class Watch:
-    """Looks at an averaged generator while it trains: all metrics, sample sheets, and a copy of the best weights so far.
-
-    Best is the lowest FID in the judge's features. Evaluations use the same latents every time, so that they differ by the
-    generator alone. `best` goes into checkpoints.
-
-    Attributes:
-        every: steps between two looks; a look may be for metrics, for a sheet, or for both.
-        seconds: time that looking has taken in this process.
-    """
-
-    def __init__(self, ctx: Context, cfg: GanConfig, average: nn.Module, judge: Artifact, reference: Artifact) -> None:
-        self.ctx, self.cfg, self.average = ctx, cfg, average
-        self.judge, self.reference = judge_of(judge, ctx.device), load_reference(reference, ctx.device)
-        self.settings = QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH)
-        self.every, self.looks = looks(cfg.steps, max(cfg.evaluations, cfg.sheets))
-        self.best: dict[str, Any] = {"step": 0, "metrics": {}, "weights": {}}
-        self.seconds = 0.0
-
-    @property
-    def fid(self) -> str:
-        """The name of the metric that decides which generator is best."""
-        return f"fid_{self.judge.name}"
-
-    def look(self, step: int) -> dict[str, float]:
-        """What is due after `step` steps: the metrics, when they are."""
-        if self.ctx.device.type == "cuda":
-            torch.cuda.synchronize(self.ctx.device)  # training that is still under way is not evaluation
-        since = time.perf_counter()
-        found: dict[str, float] = {}
-        if self._due(step, self.cfg.sheets):
-            number = -(-step // self.every)
-            self.ctx.image("sheet", class_sheet(self.average, self.ctx), -(-number * self.cfg.sheets // self.looks))
-        if self._due(step, self.cfg.evaluations):
-            found = score_network(self.ctx, self.settings, self.average, self.judge, self.reference, "evaluation")
-            if not self.best["metrics"] or found[self.fid] < self.best["metrics"][self.fid]:
-                weights = {name: value.cpu().clone() for name, value in self.average.state_dict().items()}
-                self.best = {"step": step, "metrics": found, "weights": weights}
-        self.seconds += time.perf_counter() - since
-        return found
-
-    def _due(self, step: int, times: int) -> bool:
-        """Whether one of `times` events, spread evenly over the looks, falls on this one; the last look has one of each."""
-        look = -(-step // self.every)
-        return times > 0 and (step == self.cfg.steps or look * times // self.looks > (look - 1) * times // self.looks)
-
-    def keep(self, out: Path, last: Mapping[str, float]) -> dict[str, float]:
-        """Save the last and the best generator; metrics and step of the one that is the artifact."""
-        best_is_artifact = self.cfg.keep == "best"
-        models.save(self.average, out / "last" if best_is_artifact else out)
-        models.save(self.average, out if best_is_artifact else out / "best", self.best["weights"])
-        metrics, step = (self.best["metrics"], self.best["step"]) if best_is_artifact else (last, self.cfg.steps)
-        return {**metrics, "step": float(step), f"best_{self.fid}": self.best["metrics"][self.fid]}
-
-
-def looks(steps: int, wanted: int) -> tuple[int, int]:
-    """Steps between two looks, and how many there are, the last one after the last step: at most `wanted`."""
-    every = -(-steps // wanted)
-    return every, -(-steps // every)
-
-
-class MeasuredTraining(GANTraining):
-    """A GAN whose averaged generator is looked at each time the engine evaluates it."""
-
-    watch: Watch
-    done = 0
-
-    def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        self.done = step + 1
-        return super().step(step, rng)
-
-    def evaluate(self) -> dict[str, float]:
-        return self.watch.look(self.done)
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"best": self.watch.best}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.watch.best = dict(state["best"])
+    watch = Watch(
+        ctx,
+        training.ema.average,
+        judge_of(judge, ctx.device),
+        load_reference(reference, ctx.device),
+        QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH),
+        steps=cfg.steps,
+        evaluations=cfg.evaluations,
+        sheets=cfg.sheets,
+        keep=cfg.keep,
+    )
+    found = train_watched(ctx, training, watch, cfg.batch * cfg.d_steps)
+    return found | {"parameters": float(sum(p.numel() for p in generator.parameters()))}
 
 
 def build_gan(cfg: GanConfig, data: DataSet) -> tuple[nn.Module, nn.Module]:
@@ -175,12 +92,3 @@ def hyperparameters(cfg: GanConfig) -> GANHyperparameters:
         diffaugment=cfg.diffaugment,
         precision=cfg.precision,
     )
-
-
-@torch.no_grad()
-def class_sheet(generator: Any, ctx: Context) -> object:
-    """A picture with a row per class (the first ones), the same latents every time."""
-    shown = min(generator.classes, CLASSES_SHOWN)
-    z = torch.randn(shown * ROWS, generator.dim_z, generator=ctx.rng(0, "sheet"), device=ctx.device)
-    labels = torch.arange(shown, device=ctx.device).repeat_interleave(ROWS)
-    return sheet(generator(z, labels), columns=ROWS)
