@@ -1,11 +1,17 @@
-"""One small sweep by the real `tune.py`, which several files look at. It takes half a minute, so it runs once."""
+"""One small sweep by the real `tune.py`, which several files look at, and commands that are refused before anything runs."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+import gankd.experiment
+from gankd import cli
 from tests.conftest import Done, Workplace
 
 SWEEP = ("--method", "cgan_kd", "--preset", "smoke", "--trials", "2", "--scheduler", "fifo")
@@ -26,3 +32,32 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> SmokeSweep:
     done = place.tune(*SWEEP, "--name", "first", timeout=290)
     assert done.returncode == 0, done.stdout + done.stderr
     return SmokeSweep(place, done)
+
+
+Refused = Callable[..., str]
+
+
+def never(*_: Any) -> None:
+    raise AssertionError("it went on")
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs `gankd ...` in an empty folder; its sentence, once it is sure that there is just one and that nothing ran."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(gankd.experiment, "run_experiment", never)
+
+    def command(*arguments: str, names: tuple[str, ...] = ()) -> str:
+        monkeypatch.setattr(sys, "argv", ["gankd", *arguments])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr().err
+        assert end.value.code == 2, said
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert [name for name in names if name not in said] == [], said
+        assert not (tmp_path / "runs" / "artifacts").exists()
+        return said
+
+    return command

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +20,16 @@ import torch
 
 import gankd.experiment
 import gankd.launch
-from gankd import cli
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.errors import StageFailed
 from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.store import Store
 from tests.conftest import ROOT, Workplace
+from tests.end_to_end.conftest import Refused, never
 
 SWEEP = ("tune", "--method", "cgan_kd", "--preset", "smoke")
 TUNE = "from ray import tune\n"
-Refused = Callable[..., str]
-
-
-def never(*_: Any) -> None:
-    raise AssertionError("it went on")
-
-
-@pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs `gankd ...` in an empty folder; its sentence, once it is sure that there is just one and that nothing ran."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(gankd.experiment, "run_experiment", never)
-
-    def command(*arguments: str, names: tuple[str, ...] = ()) -> str:
-        monkeypatch.setattr(sys, "argv", ["gankd", *arguments])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr().err
-        assert end.value.code == 2, said
-        assert said.startswith("error: ")
-        assert said.count("\n") == 1
-        assert [name for name in names if name not in said] == [], said
-        assert not (tmp_path / "runs" / "artifacts").exists()
-        return said
-
-    return command
 
 
 # Names and flags.

@@ -1,10 +1,8 @@
-"""RGAL from the command line: a sweep by the real `tune.py`, on one worker and on two, and what it refuses."""
+"""RGAL from the command line: a sweep by the real `tune.py`, and what it refuses."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import gankd.experiment
-from gankd import cli, models
+from gankd import models
 from tests.conftest import Workplace
+from tests.end_to_end.conftest import Refused
 
 SPACE = """
 from ray import tune
@@ -33,6 +31,7 @@ def manifests(place: Workplace) -> dict[str, list[dict[str, Any]]]:
 
 def test_a_sweep(workplace: Workplace) -> None:
     (workplace.folder / "space.py").write_text(SPACE)
+    workplace.make("rgal", ("teacher", "baseline", "noise", "judge", "reference"), {})
     flags = ("--preset", "smoke", "--trials", "2", "--scheduler", "fifo", "--space", "space.py", "--name", "first")
     done = workplace.tune("--method", "rgal", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,53 +63,9 @@ def test_a_sweep(workplace: Workplace) -> None:
     assert student(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-def test_two_workers_share_every_stage(workplace: Workplace) -> None:
-    flags = (
-        "--preset",
-        "smoke",
-        "--trials",
-        "1",
-        "--scheduler",
-        "fifo",
-        "--workers",
-        "2",
-        "--prefix-workers",
-        "2",
-        "--name",
-        "two",
-    )
-    done = workplace.tune("--method", "rgal", *flags, "--set", "synthesis.cr=0.5")
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = manifests(workplace)
-    assert {made["workers"] for stage, all_made in found.items() if stage != "test" for made in all_made} == {2}
-
-
-Refused = Callable[..., None]
-
-
-@pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs `gankd tune --method rgal ...` and is sure that it says one sentence, with these names, and starts nothing."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def never(*_: Any) -> None:
-        raise AssertionError("it went on")
-
-    monkeypatch.setattr(gankd.experiment, "run_experiment", never)
-
-    def command(assignments: tuple[str, ...], names: tuple[str, ...]) -> None:
-        settings = [part for assignment in assignments for part in ("--set", assignment)]
-        monkeypatch.setattr(sys, "argv", ["gankd", "tune", "--method", "rgal", "--preset", "smoke", *settings])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        said = capsys.readouterr().err
-        assert end.value.code == 2, said
-        assert said.startswith("error: ")
-        assert said.count("\n") == 1
-        assert [name for name in names if name not in said] == [], said
-
-    return command
+def refusal(refused: Refused, assignments: tuple[str, ...], names: tuple[str, ...]) -> None:
+    settings = [part for assignment in assignments for part in ("--set", assignment)]
+    refused("tune", "--method", "rgal", "--preset", "smoke", *settings, names=names)
 
 
 NO_WEIGHTS = tuple(f"synthesis.{name}=0" for name in ("bn", "oh", "adv", "triplet"))
@@ -134,16 +89,17 @@ NO_WEIGHTS = tuple(f"synthesis.{name}=0" for name in ("bn", "oh", "adv", "triple
     ],
 )
 def test_bad_knobs(refused: Refused, assignments: tuple[str, ...], names: tuple[str, ...]) -> None:
-    refused(assignments, names)
+    refusal(refused, assignments, names)
 
 
 def test_a_teacher_of_other_classes(refused: Refused, tmp_path: Path) -> None:
     other = models.build("small_cnn", classes=7, image_channels=1, image_size=8, width=8)
     torch.save(other.state_dict(), tmp_path / "teacher.pth")
-    refused((f"teacher.checkpoint={tmp_path / 'teacher.pth'}",), ("of 7 classes, the network of 10",))
+    refusal(refused, (f"teacher.checkpoint={tmp_path / 'teacher.pth'}",), ("of 7 classes, the network of 10",))
 
 
 def test_a_batch_that_workers_cannot_share(workplace: Workplace) -> None:
     done = workplace.tune("--method", "rgal", "--preset", "smoke", "--workers", "3", "--prefix-workers", "1")
     assert done.returncode == 2
-    assert "student.batch" in done.stderr
+    assert "'student.batch' cannot be 10" in done.stderr
+    assert not (workplace.storage / "artifacts").exists()
