@@ -20,6 +20,7 @@ from gankd.records import TrialRecord
 from gankd.scoring import main_scores
 
 PERIOD_S = 1.0
+METRICS_SHOWN = 5  # of a finished stage
 PLAIN_PERIOD_S = 15.0  # between two lines of the same stage where the output is no terminal
 
 
@@ -84,7 +85,8 @@ class Live:
     def _on_stage_end(self, event: Event) -> None:
         if task := self._tasks.pop(event["key"], None):
             self.progress.remove_task(task)
-        shown = ", ".join(f"{name.partition('/')[2]} {value:.4g}" for name, value in event["metrics"].items())
+        found = [f"{name.partition('/')[2]} {value:.4g}" for name, value in event["metrics"].items()]
+        shown = ", ".join([*found[:METRICS_SHOWN], *(["..."] if len(found) > METRICS_SHOWN else [])])
         reason = f": {event['reason']}" if event.get("reason") else ""
         self.console.print(f"[dim]{self._title(event)}[/]: {event['status']}{reason}  {shown}")
 
