@@ -207,10 +207,13 @@ def test_the_last_and_the_best_generator_are_kept_and_measured_on_the_way(
 def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
     done = smoke.place.gankd("compare", "--dataset", "digits")
     assert done.returncode == 0, done.stderr
-    (row,) = (line for line in done.stdout.splitlines() if "cgan_kd" in line)
+    row, generator = (line for line in done.stdout.splitlines() if "cgan_kd" in line)
     metrics = runs["sweep"][0].data.metrics
     for value in (metrics["val/student"], metrics["test/student"], metrics["test/student"] - metrics["test/control"]):
         assert (f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}") in row
+    assert "FID" in done.stdout
+    assert "[classifier]" in done.stdout
+    assert f"{metrics['generator/fid_classifier']:.3g}" in generator
     missing = smoke.place.gankd("compare", "--dataset", "nowhere")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: unknown data set 'nowhere'")
