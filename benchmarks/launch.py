@@ -3,8 +3,8 @@
     python benchmarks/launch.py [--trials 16]
 
 A sweep over the student's learning rate, smoke preset, its shared stages made beforehand. From the first trial's start to the
-last one's end, on two slots, less the time inside stages, over the number of trials. The mean without the slots' first trials
-is printed too: those pay for torch's import. Prints `seconds per trial` and `ratio: that / 1.5 s`.
+last one's end, on two slots, less the time inside stages, over the number of trials. Prints `seconds per trial` and
+`ratio: that / 1.5 s`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,8 @@ def main() -> None:
     slots = min(2, os.cpu_count() or 1)
     wall = (max(ends.values()) - min(starts.values())) / 1000
     each = (wall * slots - sum(inside.values())) / len(starts)
-    later = sorted(starts, key=lambda trial: starts[trial])[slots:]
-    later_wall = (max(ends.values()) - min(ends.values())) / 1000
-    later_each = (later_wall * slots - sum(inside[trial] for trial in later)) / max(1, len(later))
     print(f"{len(starts)} trials, {wall:.1f} s on {slots} slots, {sum(inside.values()):.1f} s inside stages")
-    print(f"seconds per trial: {each:.2f}; without the slots' first trials about {later_each:.2f}")
+    print(f"seconds per trial: {each:.2f}")
     print(f"ratio: {each / ALLOWED_S:.2f}")
 
 

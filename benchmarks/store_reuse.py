@@ -1,6 +1,6 @@
 """What the store saves: device-seconds of a 16-trial sweep over late knobs, with reuse and without.
 
-    python benchmarks/store_reuse.py [--trials 16] [--steps 150]
+    python benchmarks/store_reuse.py [--trials 16] [--steps 600]
 
 Runs the real `tune.py` twice on the `smoke` preset with a longer GAN. Device-seconds are the CPU seconds that stages spent,
 as their manifests say. With p the share of a trial that is shared, N trials can gain at most N / (p + N (1 - p)).
@@ -42,7 +42,7 @@ def spent(folder: Path, trials: int, steps: int, *flags: str) -> dict[str, list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=150, help="steps of the GAN")
+    parser.add_argument("--steps", type=int, default=600, help="steps of the GAN")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         on = spent(Path(place) / "on", asked.trials, asked.steps)
