@@ -3,7 +3,8 @@
     python benchmarks/store_reuse.py [--trials 16] [--steps 600]
 
 Runs the real `tune.py` twice on the `smoke` preset with a longer GAN. Device-seconds are the CPU seconds that stages spent,
-as their manifests say. With p the share of a trial that is shared, N trials can gain at most N / (p + N (1 - p)).
+as their manifests say; imports, which a process pays once, are not among them (`launch.py` counts them). With p the share
+of a trial that is shared, N trials can gain at most N / (p + N (1 - p)).
 Prints both sums, the gain, its ceiling, and `ratio: gain / ceiling`.
 """
 
