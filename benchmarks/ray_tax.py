@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rounds", type=int, default=2)
     asked = parser.parse_args()
-    steps = max(50, int(asked.seconds / bare(50)))
+    steps = max(50, int(asked.seconds / bare(300)))
 
     from gankd.launch import start_ray
 
