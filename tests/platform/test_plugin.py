@@ -50,7 +50,7 @@ def test_the_command_line_lists_and_sweeps_it(tmp_path: Path) -> None:
     listed = place.gankd("methods")
     assert "Tiny: a small student of a small teacher" in listed.stdout
     assert "stages: teacher -> student" in listed.stdout
-    done = place.tune("--method", "tiny", "--trials", "2", "--scheduler", "fifo", "--name", "sweep")
+    done = place.tune("--method", "tiny", "--trials", "2", "--scheduler", "fifo", "--search", "optuna", "--name", "sweep")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [trial["status"] for trial in place.trials("sweep")] == ["finished", "finished"]
     made = [event["stage"] for event in place.events("sweep", "stage_end")]
