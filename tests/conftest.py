@@ -28,6 +28,7 @@ GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 Done = subprocess.CompletedProcess[str]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file, and tests that look at the same sweep, run in one process of several."""
     for item in items:

@@ -40,7 +40,7 @@ class DensityRatioConfig(Section):
     output: Literal["softplus", "relu"] = knob(
         "softplus",
         "last activation; the reference's relu can die at 0 for all inputs",
-        origin="ours, specification T11",
+        origin="ours",
     )
     lam: float = knob(1e-2, "weight of (mean ratio - 1)^2", origin=PAPER, ge=0, le=100)
     epochs: int = knob(200, "passes over the training images", unit="epochs", origin=PAPER, ge=1)
@@ -87,14 +87,14 @@ class SamplesConfig(Section):
     reference_compat: bool = knob(
         False,
         "as the reference: M grows while sampling, strict < at the quantile, grey levels truncated",
-        origin="specification T4, T10, T17",
+        origin="cDR-RS code",
     )
 
 
 class StudentConfig(Section):
     """M3: the student on real and processed fake images. `control` is the same without the fakes."""
 
-    start: Literal["baseline", "scratch"] = knob("baseline", "weights at the start", origin="specification T1")
+    start: Literal["baseline", "scratch"] = knob("baseline", "weights at the start", origin=PAPER)
     steps: int = knob(281_280, "optimiser steps, the control's too", unit="steps", origin="240 epochs of 150,000 images", ge=1)
     batch: int = knob(128, "images per step over all workers", unit="images", origin=PAPER, ge=1)
     fakes: int = knob(100_000, "processed fakes used, spread evenly over the classes; 0 = all", unit="images", origin=PAPER, ge=0)

@@ -35,7 +35,7 @@ from methods.cgan_kd.selection import select_per_class
 
 
 def train_extractor(ctx: Context, cfg: ExtractorConfig, data: DataSet) -> dict[str, float]:
-    """phi: a classifier whose wide inner layer is the feature. It sees [-1, 1], as the ratio net's fakes are (trap T8)."""
+    """phi: a classifier whose wide inner layer is the feature. It sees [-1, 1], as the ratio net's fakes are."""
     return fit_classifier(ctx, cfg, data, build_classifier(cfg, data, trunk=cfg.trunk, dropout=cfg.dropout))
 
 
@@ -194,7 +194,7 @@ def train_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Art
 
 
 def train_control(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact) -> dict[str, float]:
-    """The control: the same student, the same start, the same steps, real images only (trap T1)."""
+    """The control: the same student, the same start, the same steps, real images only."""
     return _fit_student(ctx, cfg, data, baseline, None)
 
 

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
-from gankd.stages.sections import JUDGE, ClassifierConfig, GanConfig, Precision, QualityConfig
+from gankd.stages.sections import JUDGE, ClassifierConfig, GanConfig, Precision, QualityConfig, check_micro_batches
 
 SCRIPT = "cGANTransfer CIFAR script"
 Classes = tuple[int | str, ...]
@@ -67,11 +67,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
-        if self.batch % self.accumulations:
-            raise UserError(
-                f"training.batch = {self.batch} cannot be cut into training.accumulations = {self.accumulations} equal parts; "
-                f"choose a multiple of {self.accumulations}"
-            )
+        check_micro_batches("training.", self.batch, self.accumulations)
         return self
 
 
@@ -104,7 +100,7 @@ class BnConfig(Section):
     variant: Literal["plain", "imagenet", "cifar"] = knob(
         "plain",
         "layer: no spectral norm on the combinations, or that of either form of the authors' code",
-        origin="ours, specification 11",
+        origin="ours",
     )
     start: Literal["nearest", "uniform", "random"] = knob(
         "nearest", "a new class starts as its nearest old classes, as the mean of all, or at random", origin="authors: random"

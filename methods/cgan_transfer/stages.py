@@ -37,7 +37,8 @@ def pretrain(
         models.save(discriminator, ctx.out / DISCRIMINATOR)
         return parameters(generator)
     generator, discriminator = build_gan(cfg, of_these(data, old))
-    run = Run(ctx, data, quality, judge, old, of_classes(data.train, old), cfg.flip, cfg.sync_batch_norm)
+    looked = quality.model_copy(update={"images": cfg.evaluation_images})
+    run = Run(ctx, data, looked, judge, old, of_classes(data.train, old), cfg.flip, cfg.sync_batch_norm)
     run.evaluations, run.sheets, run.kept = cfg.evaluations, cfg.sheets, cfg.keep
     found = run.train(generator, discriminator, hyperparameters(cfg), cfg.steps)
     return found | parameters(generator)

@@ -43,6 +43,7 @@ METHOD = Method(
             ),
             check="methods.rgal.checks:check_pool",
             shares=("batch",),
+            version=2,
         ),
         # How near the synthetic images come to real ones, by a judge that synthesis has never seen.
         Stage("judge", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),

@@ -135,6 +135,14 @@ class StudentConfig(Section):
     )
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
+    @model_validator(mode="after")
+    def _some_block(self) -> StudentConfig:
+        if "features" in self.striplet_feature and self.start_layer >= self.end_layer:
+            raise UserError(
+                f"knob 'student.start_layer' cannot be {self.start_layer}: it must be below student.end_layer = {self.end_layer}"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """Student steps in all: what a trial's progress is counted in."""

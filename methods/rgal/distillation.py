@@ -68,7 +68,7 @@ class Distillation:
         )
 
     def batch(self, pool: Pool, index: int, rng: torch.Generator) -> Tensor:
-        """This worker's views of global batch number `index` of the round: all first ones, then (paired) all second ones."""
+        """This worker's views of batch number `index` of a walk through the pool: all first ones, then (paired) all second."""
         cfg = self.cfg
         chosen = pool.walk(self.ctx, index * cfg.batch, cfg.batch)[self.rows]
         views = [

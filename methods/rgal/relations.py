@@ -40,11 +40,6 @@ class Sampler:
 DISTANCE_WEIGHTED = Sampler(low=-1.0, high=1.4, floor=0.5)  # Wu et al. 2017
 
 
-def focal(low: float = 0.5, high: float = 1.0) -> Sampler:
-    """RGAL's focal weighted sampler: neither too close nor too far."""
-    return Sampler(low, high)
-
-
 class Relation(NamedTuple):
     """The loss, and what it acts on: mean distances to same-class rows and to drawn negatives; the number of triplets."""
 

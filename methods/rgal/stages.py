@@ -46,10 +46,14 @@ class RoundTraining(Algorithm):
         self.optimizers = {"student": self.distillation.optimizer}
         self.found: dict[str, float] = {}
 
-    def distil(self, round_index: int, index: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """Step `index` of a round's distillation; validation at the end of every so many rounds."""
+    def distil(self, round_index: int, index: int, rng: torch.Generator, place: int | None = None) -> dict[str, Tensor]:
+        """Step `index` of a round's distillation; validation at the end of every so many rounds.
+
+        `place`: number of the batch in the walk through the pool, where that does not begin anew with each round's images.
+        """
         self.student.train().requires_grad_(True)
-        metrics = self.distillation.step(self.distillation.batch(self.pool, index, rng), round_index, rng)
+        images = self.distillation.batch(self.pool, index if place is None else place, rng)
+        metrics = self.distillation.step(images, round_index, rng)
         rounds, end = round_index + 1, index == self.cfg.kd_steps - 1
         if end and (rounds % max(1, self.cfg.rounds // EVALUATIONS) == 0 or rounds == self.cfg.rounds):
             self.validate(rounds)
@@ -116,7 +120,7 @@ class NoiseTraining(RoundTraining):
         self.pool.append(noise, torch.zeros_like(self.pool.labels))
 
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        return self.distil(*divmod(step, self.cfg.kd_steps), rng)
+        return self.distil(*divmod(step, self.cfg.kd_steps), rng, place=step)
 
 
 def build_student(cfg: StudentConfig, data: DataSet) -> Any:

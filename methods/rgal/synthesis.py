@@ -199,7 +199,7 @@ class Synthesis:
     @torch.no_grad()
     def keep(self, images: Tensor, features: Tensor | None, score: Tensor) -> None:
         """Keep these images if their score is the lowest of the round so far (`last`: in any case). Decided on the device."""
-        score = self.ctx.sum(score.float()) / self.ctx.world_size
+        score = self.ctx.sum(score.float().clone()) / self.ctx.world_size  # a clone: the sum is made in place
         better = torch.ones_like(score, dtype=torch.bool) if self.cfg.best == "last" else score < self.inversion.score
         made = self.gathered(to_uint8(images, truncate=self.cfg.reference_compat), self.inversion.images)
         self.inversion.images.copy_(torch.where(better, made, self.inversion.images))

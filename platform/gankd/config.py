@@ -8,16 +8,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gankd.data.config import DataConfig
 from gankd.errors import UserError
 
+EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 Config = TypeVar("Config", bound="Section")
 
 
@@ -32,6 +34,16 @@ class MethodConfig(Section):
 
     data: DataConfig = DataConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="seed of every random draw", json_schema_extra={"origin": "ours"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_top_of_the_methods_defaults(cls, tree: Any) -> Any:
+        """A section that is given in part keeps the rest of the method's own default, which may differ from its class's."""
+        if not isinstance(tree, Mapping):
+            return tree
+        sections = {name: info.default for name, info in cls.model_fields.items() if isinstance(info.default, BaseModel)}
+        given = {name: value for name, value in tree.items() if name in sections and isinstance(value, Mapping)}
+        return {**tree, **{name: {**sections[name].model_dump(), **value} for name, value in given.items()}}
 
 
 def knob(default: Any, description: str, *, origin: str, unit: str = "", **bounds: Any) -> Any:
@@ -144,12 +156,9 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-3 as a text; everybody means the number.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+    # YAML 1.1 reads 1e-3 as a text; everybody means the number. Other texts of digits are names, such as a class "007".
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        return float(value)
     return [_number(item) for item in value] if isinstance(value, list) else value
 
 

@@ -86,7 +86,7 @@ def _generator_table(
     measured = _artifact(store, "quality", keys["quality"]) if "quality" in keys else made
     known = measured.config if measured is not made else made.manifest.get("reads", {}).get("quality", {})
     cfg = build_config(QualityConfig, {**known, **changes})
-    # Stage and seed of the sweep: the same latents, so on the same data the same numbers.
+    # Stage and seed of the sweep: where a stage `quality` measured the generator, the same latents and so the same numbers.
     ctx = Context(measured.stage, measured.key, measured.manifest["seed"], Path(), store, choose_device())
     generator, parts = _with_its_classes(network.to(ctx.device), made, data, ctx.device)
     table = Table(title=f"{model}: {cfg.images} generated images", title_justify="left")

@@ -15,7 +15,6 @@ from methods.rgal.relations import (
     Sampler,
     distances,
     draw_negatives,
-    focal,
     log_weight,
     negative_probabilities,
     relation_loss,
@@ -23,7 +22,7 @@ from methods.rgal.relations import (
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "rgal"
-SAMPLERS = {"distance": DISTANCE_WEIGHTED, "focal": focal()}
+SAMPLERS = {"distance": DISTANCE_WEIGHTED, "focal": Sampler(0.5, 1.0)}
 
 
 def fixture(name: str) -> dict[str, Tensor]:
@@ -86,7 +85,7 @@ def test_worked_example_of_five_rows() -> None:
 
 def test_draws_follow_the_probabilities() -> None:
     arrays = fixture("sampler")
-    p = negative_probabilities(arrays["c10_logits"], arrays["c10_labels"], focal())
+    p = negative_probabilities(arrays["c10_logits"], arrays["c10_labels"], SAMPLERS["focal"])
     rounds = -(-100_000 // len(p))
     generator = rng()
     drawn = torch.cat([draw_negatives(p, generator) for _ in range(rounds)], 1)

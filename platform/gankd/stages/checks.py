@@ -54,6 +54,11 @@ def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
             f"{cfg.network} makes images of {', '.join(map(str, sizes))} px, but data set {data.name!r} has "
             f"{data.image_size} px; set data.image_size"
         )
+    if cfg.hierarchical and not cfg.shared_dim:
+        raise UserError(f"knob '{name}.hierarchical' needs an embedding shared by all layers: set {name}.shared_dim, e.g. 128")
+    maps = [size for size in (8, 16, 32, 64, 128, 256) if size <= data.image_size]
+    if wrong := [size for size in cfg.attention if size not in maps]:
+        raise UserError(f"knob '{name}.attention' cannot have {wrong[0]}: at {data.image_size} px there are maps of {maps} px")
     if cfg.ema_start >= cfg.steps:
         raise UserError(f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}")
 

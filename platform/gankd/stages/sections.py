@@ -48,7 +48,7 @@ class ClassifierConfig(Section):
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
     reference_compat: bool = knob(
-        False, "decay one epoch later, as RepDistiller's `epoch > milestone` does", origin="specification 2.6"
+        False, "decay one epoch later, as RepDistiller's `epoch > milestone` does", origin="RepDistiller"
     )
 
 
@@ -101,6 +101,19 @@ class GanConfig(Section):
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> GanConfig:
+        check_micro_batches("the GAN's ", self.batch, self.accumulations)
+        return self
+
+
+def check_micro_batches(whose: str, batch: int, accumulations: int) -> None:
+    """UserError unless a batch can be cut into so many equal parts; `whose` stands before both names."""
+    if batch % accumulations:
+        raise UserError(
+            f"{whose}batch = {batch} cannot be cut into {whose}accumulations = {accumulations} equal parts"
+        )
+
 
 class QualityConfig(Section):
     """Measuring a generator on the validation part, in the features of the judge, and of one more extractor if asked for."""
@@ -127,7 +140,7 @@ class QualityConfig(Section):
         None, "a squared sigma of your own, for a further `kmmd_fixed`; null = none", origin="ours", gt=0
     )
     extractor: Literal["inception_torchvision", "inception_tf_ported", "clip"] | None = knob(
-        None, "a further feature extractor beside the judge; needs `weights`", origin="specification 1.1"
+        None, "a further feature extractor beside the judge; needs `weights`", origin="ours"
     )
     weights: str | None = knob(None, "file with the further extractor's weights", unit="path", origin="ours")
 
