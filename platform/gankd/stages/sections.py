@@ -110,9 +110,7 @@ class GanConfig(Section):
 def check_micro_batches(whose: str, batch: int, accumulations: int) -> None:
     """UserError unless a batch can be cut into so many equal parts; `whose` stands before both names."""
     if batch % accumulations:
-        raise UserError(
-            f"{whose}batch = {batch} cannot be cut into {whose}accumulations = {accumulations} equal parts"
-        )
+        raise UserError(f"{whose}batch = {batch} cannot be cut into {whose}accumulations = {accumulations} equal parts")
 
 
 class QualityConfig(Section):
