@@ -213,7 +213,7 @@ def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
         query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
         rows = [_row(run) for run in client.search_runs(experiments, query, max_results=1000)]
     best: dict[str, dict[str, Any]] = {}
-    for row in sorted(reversed(rows), key=_goodness):  # the newest of equals, as MLflow gives the newest first
+    for row in sorted(rows[::-1], key=_goodness):  # the newest of equals, as MLflow gives the newest first
         best[row["method"]] = row
     return sorted(best.values(), key=lambda row: (-row["metrics"].get("val/student", -math.inf), row["method"]))
 
