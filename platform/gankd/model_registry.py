@@ -212,8 +212,9 @@ def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
         experiments = [e.experiment_id for e in client.search_experiments()]
         query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
         rows = [_row(run) for run in client.search_runs(experiments, query, max_results=1000)]
+    rows.reverse()  # MLflow gives the newest first; it is to win among equals
     best: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows[::-1], key=_goodness):  # the newest of equals, as MLflow gives the newest first
+    for row in sorted(rows, key=_goodness):
         best[row["method"]] = row
     return sorted(best.values(), key=lambda row: (-row["metrics"].get("val/student", -math.inf), row["method"]))
 
