@@ -7,6 +7,7 @@ Shahbazi, Huang, Paudel, Chhatkuli, Van Gool: Efficient Conditional GAN Transfer
 from pathlib import Path
 
 from gankd.method import Method, Stage
+from gankd.stages.sections import GENERATED_ONLY
 from methods.cgan_transfer.config import CganTransferConfig
 
 STAGES = "methods.cgan_transfer.stages"
@@ -41,9 +42,17 @@ METHOD = Method(
             shares=("batch",),
         ),
         Stage(
+            "reference",
+            f"{STAGES}:measure_new",
+            needs=("judge",),
+            section="quality",
+            ignores=GENERATED_ONLY,
+            reads=("task",),
+        ),
+        Stage(
             "bn",
             f"{STAGES}:train_bn",
-            needs=("pretrain", "judge"),
+            needs=("pretrain", "judge", "reference"),
             reads=NEW,
             check=f"{CHECKS}:check_bn",
             shares=("training.batch",),
@@ -51,7 +60,7 @@ METHOD = Method(
         Stage(
             "ft",
             f"{STAGES}:train_ft",
-            needs=("bn", "judge"),
+            needs=("bn", "judge", "reference"),
             reads=NEW,
             check=f"{CHECKS}:check_transfer",
             shares=("training.batch",),
@@ -60,7 +69,7 @@ METHOD = Method(
         Stage(
             "finetune",
             f"{STAGES}:train_finetune",
-            needs=("pretrain", "judge"),
+            needs=("pretrain", "judge", "reference"),
             reads=NEW,
             check=f"{CHECKS}:check_transfer",
             shares=("training.batch",),
@@ -68,7 +77,7 @@ METHOD = Method(
         Stage(
             "scratch",
             f"{STAGES}:train_scratch",
-            needs=("judge",),
+            needs=("judge", "reference"),
             section="pretrain",
             ignores=ONLY_PRETRAINING,
             reads=NEW,

@@ -13,9 +13,10 @@ from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
 from gankd.metrics.extractors import from_weights
+from gankd.metrics.suite import Features, suite
 from gankd.models.sync_batch_norm import synchronise
 from gankd.stages.gan import GANHyperparameters, Penalty
-from gankd.stages.quality import CLASSES, Renumbered, judge_of, real_features, score_network
+from gankd.stages.quality import CLASSES, Renumbered, judge_of, load_reference, real_features, report, sampled_features
 from gankd.stages.sections import QualityConfig
 from gankd.stages.watch import Watch, WatchedTraining, train_watched
 from methods.cgan_transfer.config import TaskConfig, TrainingConfig
@@ -31,21 +32,23 @@ class Run:
     evaluations, sheets, kept = 1, 1, "best"
 
     def __init__(
-        self, ctx: Context, data: DataSet, quality: QualityConfig, judge: Artifact, classes: list[int], images: Split,
-        flip: bool, sync_batch_norm: bool,
+        self, ctx: Context, data: DataSet, quality: QualityConfig, judge: Artifact, real: Features, classes: list[int],
+        images: Split, flip: bool, sync_batch_norm: bool,
     ) -> None:  # fmt: skip
-        self.ctx, self.quality, self.classes, self.images = ctx, quality, classes, images
-        self.judge = judge_of(judge, ctx.device)
+        self.ctx, self.data, self.quality, self.classes, self.images = ctx, data, quality, classes, images
+        self.judge, self.to_compare = judge_of(judge, ctx.device), real
         self.validation = of_classes(data.val, classes, renumber=False)
         self.real = Resident(images, ctx.device, flip=flip)
         self.synchronised = sync_batch_norm and ctx.world_size > 1
 
     @classmethod
     def of_new_classes(
-        cls, ctx: Context, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig, judge: Artifact
-    ) -> Run:
+        cls, ctx: Context, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig, judge: Artifact,
+        reference: Artifact,
+    ) -> Run:  # fmt: skip
         _, new = old_and_new(task, data, pretrained=True)
-        run = cls(ctx, data, quality, judge, new, new_images(task, data, new), training.flip, training.sync_batch_norm)
+        real, images = load_reference(reference, ctx.device), new_images(task, data, new)
+        run = cls(ctx, data, quality, judge, real, new, images, training.flip, training.sync_batch_norm)
         run.evaluations = run.sheets = training.evaluations
         run.kept = training.keep
         return run
@@ -80,7 +83,7 @@ class Run:
             ctx,
             training.ema.average,
             self.judge,
-            real_features(ctx, self.quality, self.validation, self.judge),
+            self.to_compare,
             self.quality,
             steps=steps,
             evaluations=self.evaluations,
@@ -95,17 +98,25 @@ class Run:
         models.save(discriminator, ctx.out / DISCRIMINATOR)
         save_moments(training, ctx.out)
         models.save(self.judge.network, ctx.out / JUDGE)  # what measures the test part belongs to what is measured
-        return found | self.further()
+        return found | self.measured()
 
-    def further(self) -> dict[str, float]:
-        """What the further extractor says of the generator that is kept, if one is asked for."""
-        quality, device = self.quality, self.ctx.device
-        if not quality.extractor:
-            return {}
-        extractor = from_weights(quality.extractor, quality.weights).to(device)
-        real = real_features(self.ctx, quality, self.validation, extractor)
-        kept = Renumbered(models.load(self.ctx.out).to(device), self.classes, device)
-        return score_network(self.ctx, quality, kept, extractor, real)
+    def measured(self) -> dict[str, float]:
+        """Leaves metrics.json on the generator that is kept; what a further extractor says of it, if one is asked for."""
+        ctx, quality, device = self.ctx, self.quality, self.ctx.device
+        kept = Renumbered(models.load(ctx.out).to(device), self.classes, device)
+        judges = [(self.judge, self.to_compare)]
+        if quality.extractor:
+            further = from_weights(quality.extractor, quality.weights).to(device)
+            judges.append((further, real_features(ctx, quality, self.validation, further)))
+        reports, metrics = {}, {}
+        how = {"generator": ctx.key, "labels": quality.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
+        for extractor, real in judges:
+            fake = sampled_features(ctx, quality, kept, extractor, real, "evaluation")
+            metrics = suite(real, fake, quality, extractor.name)
+            told = report(ctx, quality, self.data, extractor, real, fake, how)
+            reports[extractor.tag] = told | {"metrics": metrics}
+        (ctx.out / "metrics.json").write_text(json.dumps({"by_extractor": reports}, indent=1, sort_keys=True))
+        return metrics if quality.extractor else {}
 
 
 def hyperparameters_of(training: TrainingConfig, g_lr: float) -> GANHyperparameters:

@@ -42,7 +42,7 @@ def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
     ends = workplace.events("first", "stage_end")
     assert {event["status"] for event in ends} == {"finished"}
     assert set(Counter(event["key"] for event in ends).values()) == {1}
-    assert [event["stage"] for event in ends if not event["trial"]] == ["judge", "pretrain"]
+    assert [event["stage"] for event in ends if not event["trial"]] == ["judge", "pretrain", "reference"]
     pictures = {event["name"] for event in workplace.events("first", "image")}
     wanted = {"pretrain/sheet", "bn/start", "bn/sheet", "bn/borrowing", "bn/interpolation", "ft/sheet", "finetune/start"}
     assert wanted <= pictures
