@@ -19,7 +19,7 @@ tune: install
 	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

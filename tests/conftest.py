@@ -28,14 +28,6 @@ GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 Done = subprocess.CompletedProcess[str]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file, and tests that look at the same sweep, run in one process of several."""
-    for item in items:
-        group = "smoke" if "smoke" in getattr(item, "fixturenames", ()) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 class Workplace:
     """A folder in which commands run as a user runs them: single-threaded, with their own storage and tracking.
 
