@@ -12,11 +12,11 @@ from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
-from gankd.metrics.extractors import from_weights
-from gankd.metrics.suite import Features, suite
+from gankd.metrics.extractors import Extractor
+from gankd.metrics.suite import Features
 from gankd.models.sync_batch_norm import synchronise
 from gankd.stages.gan import GANHyperparameters, Penalty
-from gankd.stages.quality import CLASSES, Renumbered, judge_of, load_reference, real_features, report, sampled_features
+from gankd.stages.quality import CLASSES, Renumbered, judge_of, load_reference, sampled_features, score
 from gankd.stages.sections import QualityConfig
 from gankd.stages.watch import Watch, WatchedTraining, train_watched
 from methods.cgan_transfer.config import TaskConfig, TrainingConfig
@@ -101,22 +101,15 @@ class Run:
         return found | self.measured()
 
     def measured(self) -> dict[str, float]:
-        """Leaves metrics.json on the generator that is kept; what a further extractor says of it, if one is asked for."""
-        ctx, quality, device = self.ctx, self.quality, self.ctx.device
-        kept = Renumbered(models.load(ctx.out).to(device), self.classes, device)
-        judges = [(self.judge, self.to_compare)]
-        if quality.extractor:
-            further = from_weights(quality.extractor, quality.weights).to(device)
-            judges.append((further, real_features(ctx, quality, self.validation, further)))
-        reports, metrics = {}, {}
+        """All metrics of the generator that is kept, by the latents that it was looked at with; makes metrics.json."""
+        ctx, quality = self.ctx, self.quality
+        kept = Renumbered(models.load(ctx.out).to(ctx.device), self.classes, ctx.device)
+
+        def sampled(extractor: Extractor, real: Features) -> Features:
+            return sampled_features(ctx, quality, kept, extractor, real, "evaluation")
+
         how = {"generator": ctx.key, "labels": quality.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
-        for extractor, real in judges:
-            fake = sampled_features(ctx, quality, kept, extractor, real, "evaluation")
-            metrics = suite(real, fake, quality, extractor.name)
-            told = report(ctx, quality, self.data, extractor, real, fake, how)
-            reports[extractor.tag] = told | {"metrics": metrics}
-        (ctx.out / "metrics.json").write_text(json.dumps({"by_extractor": reports}, indent=1, sort_keys=True))
-        return metrics if quality.extractor else {}
+        return score(ctx, quality, self.data, self.validation, self.judge, self.to_compare, sampled, how)
 
 
 def hyperparameters_of(training: TrainingConfig, g_lr: float) -> GANHyperparameters:

@@ -86,3 +86,16 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(UserError, match=r"teacher\.pth"):
         identity(config.teacher)
+
+
+def test_a_section_given_in_part_keeps_the_methods_own_defaults() -> None:
+    config = find_method("rgal").config
+    own = config().judge
+    assert build_config(config, {"judge": {"epochs": 30}}).judge == own.model_copy(update={"epochs": 30})
+    assert own.network != type(own)().network
+
+
+def test_a_class_named_by_digits_stays_a_name() -> None:
+    config = build_config(find_method("cgan_transfer").config, {"task": {"new_classes": ["007"]}, "training": {"d_lr": "1e-3"}})
+    assert config.task.new_classes == ("007",)
+    assert config.training.d_lr == 1e-3

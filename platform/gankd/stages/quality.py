@@ -156,7 +156,9 @@ def score_generator(
         return sampled_features(ctx, cfg, network, extractor, real)
 
     how = {"generator": made.key, "labels": cfg.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
-    return score(ctx, cfg, data, judge, reference, sampled, how)
+    real = load_reference(reference, ctx.device)
+    found = score(ctx, cfg, data, data.val, judge_of(judge, ctx.device), real, sampled, how)
+    return found | {"judge_accuracy": judge.metrics["val_accuracy"]}
 
 
 def score_images(
@@ -168,33 +170,36 @@ def score_images(
     def given(extractor: Extractor, real: Features) -> Features:
         return image_features(ctx, cfg, made.array("images.npy"), made.array("labels.npy"), extractor)
 
-    return score(ctx, cfg, data, judge, reference, given, {"images_of": made.key})
+    real = load_reference(reference, ctx.device)
+    found = score(ctx, cfg, data, data.val, judge_of(judge, ctx.device), real, given, {"images_of": made.key})
+    return found | {"judge_accuracy": judge.metrics["val_accuracy"]}
 
 
 def score(
     ctx: Context,
     cfg: QualityConfig,
     data: DataSet,
-    judge: Artifact,
-    reference: Artifact,
+    part: Split,
+    judge: Extractor,
+    real: Features,
     features: Callable[[Extractor, Features], Features],
     how: Mapping[str, Any],
 ) -> dict[str, float]:
     """All metrics of images whose features `features(extractor, real)` gives, by the judge and a further extractor if asked for.
 
-    Makes metrics.json: beside the numbers what they depend on (extractor, counts, seed, `how` the images came about), intra-FID
-    by class, and warnings.
+    `real`: the judge's features of `part`, the images of `data` to compare with. Makes metrics.json: beside the numbers what they
+    depend on (extractor, counts, seed, `how` the images came about), intra-FID by class, and warnings.
     """
-    extractor = judge_of(judge, ctx.device)
-    judges = [(extractor, load_reference(reference, ctx.device))]
+    judges = [(judge, real)]
     if cfg.extractor:
         further = from_weights(cfg.extractor, cfg.weights).to(ctx.device)
-        judges.append((further, real_features(ctx, cfg, data.val, further)))
-    metrics, reports = {"judge_accuracy": judge.metrics["val_accuracy"]}, {}
-    for extractor, real in judges:
-        fake = features(extractor, real)
-        found = suite(real, fake, cfg, extractor.name)
-        reports[extractor.tag] = report(ctx, cfg, data, extractor, real, fake, how) | {"metrics": found}
+        judges.append((further, real_features(ctx, cfg, part, further)))
+    metrics: dict[str, float] = {}
+    reports = {}
+    for extractor, known in judges:
+        fake = features(extractor, known)
+        found = suite(known, fake, cfg, extractor.name)
+        reports[extractor.tag] = report(ctx, cfg, data, extractor, known, fake, how) | {"metrics": found}
         metrics |= found
     (ctx.out / "metrics.json").write_text(json.dumps({"by_extractor": reports}, indent=1, sort_keys=True))
     return metrics
