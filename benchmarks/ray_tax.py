@@ -22,8 +22,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.pipeline import Job
-from gankd.plan import Resources
 from gankd.registry import find_method
+from gankd.sweep.plan import Resources
 
 BARE = """
 import json, sys
@@ -54,7 +54,7 @@ def bare(steps: int) -> float:
 
 
 def driver(_: dict[str, Any], what: Job) -> None:
-    from gankd.launch import train_on_ray
+    from gankd.sweep.launch import train_on_ray
 
     train_on_ray(what, Resources(workers=1), report=True)
 
@@ -77,7 +77,7 @@ def main() -> None:
     asked = parser.parse_args()
     steps = max(50, int(asked.seconds / bare(300)))
 
-    from gankd.launch import start_ray
+    from gankd.sweep.launch import start_ray
 
     start_ray(None)
     import ray

@@ -21,7 +21,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from gankd.events import EventWriter
+from gankd.store.events import EventWriter
 
 METRICS, EMITS, LOGS, ROUNDS = 10, 20_000, 100, 5
 

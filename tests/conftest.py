@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from gankd.config import build_config, read_preset, with_knobs
-from gankd.events import EventReader
 from gankd.pipeline import Job, run
-from gankd.records import SweepRecords
 from gankd.registry import find_method
+from gankd.store.events import EventReader
+from gankd.sweep.records import SweepRecords
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident, normalise, to_uint8
 from gankd.engine import Algorithm, autocast, train
-from gankd.schedule import multistep
 from gankd.stages.classifier import (
     EVALUATIONS,
     Batch,
@@ -28,6 +26,8 @@ from gankd.stages.classifier import (
     load_network,
     rate_of,
 )
+from gankd.stages.schedule import multistep
+from gankd.store.artifact import Artifact
 from methods.cgan_kd.config import DensityRatioConfig, ExtractorConfig, SamplesConfig, StudentConfig
 from methods.cgan_kd.losses import softplus_ratio_loss
 from methods.cgan_kd.sampling import RejectionSampler, SamplingStatistics, filter_class

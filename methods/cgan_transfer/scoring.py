@@ -7,12 +7,12 @@ from typing import Any, cast
 import torch
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.metrics.extractors import classifier
 from gankd.stages.quality import Renumbered, real_features, score_network
 from gankd.stages.sections import QualityConfig
+from gankd.store.artifact import Artifact
 from methods.cgan_transfer.config import TaskConfig
 from methods.cgan_transfer.task import of_classes, old_and_new
 from methods.cgan_transfer.training import JUDGE

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.metrics.suite import real_side
@@ -18,6 +17,7 @@ from gankd.stages.generator import build_gan, hyperparameters
 from gankd.stages.quality import REFERENCE, judge_of, real_features
 from gankd.stages.sections import QualityConfig
 from gankd.stages.watch import class_sheet
+from gankd.store.artifact import Artifact
 from methods.cgan_transfer.config import BnConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.importing import import_networks
 from methods.cgan_transfer.losses import combination_l1, residual_l2

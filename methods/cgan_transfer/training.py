@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import nn
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
@@ -19,6 +18,7 @@ from gankd.stages.gan import GANHyperparameters, Penalty
 from gankd.stages.quality import CLASSES, Renumbered, judge_of, load_reference, sampled_features, score
 from gankd.stages.sections import QualityConfig
 from gankd.stages.watch import Watch, WatchedTraining, train_watched
+from gankd.store.artifact import Artifact
 from methods.cgan_transfer.config import TaskConfig, TrainingConfig
 from methods.cgan_transfer.moments import load_moments, save_moments
 from methods.cgan_transfer.task import new_images, of_classes, old_and_new

@@ -14,7 +14,7 @@ from gankd.context import Context
 from gankd.engine import autocast
 from gankd.errors import UserError
 from gankd.models.classifier import global_pool
-from gankd.schedule import cosine
+from gankd.stages.schedule import cosine
 from methods.rgal import losses
 from methods.rgal.config import StudentConfig
 from methods.rgal.pool import Pool, augmented

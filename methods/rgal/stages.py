@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident, normalise
 from gankd.engine import Algorithm, train
 from gankd.pictures import sheet
 from gankd.stages.classifier import EVALUATIONS, accuracy, keep_classifier, load_network
+from gankd.store.artifact import Artifact
 from methods.rgal.checks import check_layers
 from methods.rgal.config import StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters, check_gram

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from gankd import __version__
 from gankd.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STORAGE = click.option(
     "--storage", default="runs", show_default=True, help="Folder or bucket URI for artifacts, checkpoints and records."
@@ -44,9 +47,8 @@ def cli() -> None:
 def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | None, address: str | None, **flags: Any) -> None:
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
     from gankd.config import parse_overrides
-    from gankd.display import console
-    from gankd.launch import set_environment
-    from gankd.plan import prepare, request_of, resume
+    from gankd.sweep.launch import set_environment
+    from gankd.sweep.plan import prepare, request_of, resume
 
     set_environment(address)  # a space imports Ray
     storage, name = absolute(flags.pop("storage")), flags.pop("name")
@@ -65,7 +67,7 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
         sweep = prepare(request_of({**flags, "overrides": overrides}), storage, name)
         if sweep.records.exists():
             raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
-    from gankd.experiment import run_experiment
+    from gankd.sweep.experiment import run_experiment
 
     try:
         run_experiment(sweep, address, console())
@@ -105,9 +107,8 @@ def methods() -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KNOB=VALUE")
 def show(method: str, preset: str, assignments: tuple[str, ...]) -> None:
     """Every knob of a method: value, unit, range, origin."""
+    from gankd.commands.show import knob_table
     from gankd.config import parse_overrides
-    from gankd.display import console
-    from gankd.knob_table import knob_table
 
     out = console()
     out.print(knob_table(method, preset, parse_overrides(assignments)))
@@ -120,7 +121,7 @@ def show(method: str, preset: str, assignments: tuple[str, ...]) -> None:
 @click.option("--seed", default=0, show_default=True)
 def sample(model: str, out: str, per_class: int, seed: int) -> None:
     """Images from a registered generator, e.g. digits-generator@champion."""
-    from gankd.registered import sample_sheet
+    from gankd.commands.sample import sample_sheet
 
     sample_sheet(model, Path(out), per_class, seed)
     click.echo(f"wrote {out}")
@@ -136,8 +137,7 @@ def sample(model: str, out: str, per_class: int, seed: int) -> None:
 @STORAGE
 def evaluate(model: str, storage: str, **quality: Any) -> None:
     """Validation and test metrics of a registered student or generator, e.g. digits-student@champion."""
-    from gankd.display import console
-    from gankd.evaluation import evaluate_registered
+    from gankd.commands.evaluate import evaluate_registered
 
     found = evaluate_registered(model, absolute(storage), {knob: value for knob, value in quality.items() if value is not None})
     if isinstance(found, dict):
@@ -151,8 +151,7 @@ def evaluate(model: str, storage: str, **quality: Any) -> None:
 @click.option("--dataset", required=True, help="Data set whose methods to compare, e.g. digits.")
 def compare(dataset: str) -> None:
     """Methods side by side on a data set: the best sweep of each."""
-    from gankd.comparison import comparison
-    from gankd.display import console
+    from gankd.commands.compare import comparison
 
     console().print(comparison(dataset))
 
@@ -162,8 +161,8 @@ def compare(dataset: str) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 def ui(port: int, host: str) -> None:
     """The MLflow UI on the runs of this folder."""
-    from gankd.tracking import Tracker
-    from gankd.tracking_ui import ui as serve
+    from gankd.commands.ui import ui as serve
+    from gankd.tracking.tracker import Tracker
 
     serve(Tracker.default_uri(Path.cwd()), host, port)
 
@@ -206,6 +205,13 @@ def store_gc(storage: str, dry_run: bool) -> None:
 def absolute(storage: str) -> str:
     """A folder as an absolute path, because workers run elsewhere; a URI as it is."""
     return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+
+
+def console() -> Console:
+    """The terminal, or plain text of a fixed width where there is none."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
 
 
 def main() -> None:

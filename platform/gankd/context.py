@@ -22,8 +22,8 @@ from gankd.pictures import as_png
 from gankd.world import World
 
 if TYPE_CHECKING:
-    from gankd.events import EventWriter
     from gankd.store import Store
+    from gankd.store.events import EventWriter
 
 T = TypeVar("T")
 Report = Callable[[Mapping[str, float], int], None]

@@ -21,12 +21,12 @@ from gankd import __version__
 from gankd.config import MethodConfig, build_config, digest, identity
 from gankd.data import load as load_data
 from gankd.errors import StageFailed, UserError
-from gankd.events import EventWriter
 from gankd.method import Method, Stage, flatten, named
-from gankd.records import SweepRecords
 from gankd.registry import find_method
-from gankd.storage import explain_full_disk
 from gankd.store import Artifact, Store
+from gankd.store.events import EventWriter
+from gankd.store.root import sweep_events
+from gankd.store.storage import explain_full_disk
 from gankd.world import World
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Pipeline:
     def _open_events(self, stage: Stage) -> EventWriter | None:
         if self.world.rank != 0 or not self.job.sweep:
             return None
-        events = EventWriter(SweepRecords(self.job.storage, self.job.sweep).events, f"{self.job.trial or 'prefix'}-{stage.name}")
+        events = EventWriter(sweep_events(self.job.storage, self.job.sweep), f"{self.job.trial or 'prefix'}-{stage.name}")
         events.emit(
             "stage_start",
             key=self.keys[stage.name],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import gankd.experiment
+import gankd.sweep.experiment
 from gankd import cli
 from tests.conftest import Done, Workplace
 
@@ -46,7 +46,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Runs `gankd ...` in an empty folder; its sentence, once it is sure that there is just one and that nothing ran."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(gankd.experiment, "run_experiment", never)
+    monkeypatch.setattr(gankd.sweep.experiment, "run_experiment", never)
 
     def command(*arguments: str, names: tuple[str, ...] = ()) -> str:
         monkeypatch.setattr(sys, "argv", ["gankd", *arguments])

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-import gankd.experiment
-import gankd.launch
+import gankd.sweep.experiment
+import gankd.sweep.launch
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.errors import StageFailed
 from gankd.pipeline import Job, run
@@ -254,7 +254,7 @@ def test_a_tracking_server_that_refuses(refused: Refused, monkeypatch: pytest.Mo
     monkeypatch.undo()
     port = closed_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr(gankd.launch, "start_ray", never)
+    monkeypatch.setattr(gankd.sweep.launch, "start_ray", never)
     started = time.monotonic()
     refused("compare", "--dataset", "digits", names=(str(port), "MLFLOW_TRACKING_URI"))
     refused(*SWEEP, names=(str(port), "MLFLOW_TRACKING_URI"))

@@ -14,8 +14,8 @@ from PIL import Image
 
 from gankd import models
 from gankd.config import knobs
-from gankd.model_registry import load as fetch
 from gankd.registry import find_method
+from gankd.tracking.model_registry import load as fetch
 from tests.conftest import Done
 from tests.end_to_end.conftest import SWEEP, SmokeSweep
 
@@ -26,7 +26,7 @@ SHARED = ("teacher", "baseline", "judge", "reference", "biggan", "extractor", "q
 @pytest.fixture(scope="module")
 def runs(smoke: SmokeSweep) -> dict[str, list[Any]]:
     """The MLflow runs of the sweep by kind: sweep, trial, stage."""
-    from gankd.tracking_runs import mlflow_client
+    from gankd.tracking.runs import mlflow_client
 
     client = mlflow_client(smoke.place.tracking)
     found = client.search_runs([client.get_experiment_by_name("cgan_kd/digits").experiment_id])
@@ -121,7 +121,7 @@ def test_only_the_chosen_trial_meets_the_test_part(
 
 
 def test_the_registered_networks_are_those_of_the_chosen_trial(smoke: SmokeSweep) -> None:
-    from gankd.tracking_runs import mlflow_client
+    from gankd.tracking.runs import mlflow_client
 
     client = mlflow_client(smoke.place.tracking)
     for role, stage in METHOD.registered.items():
@@ -245,7 +245,7 @@ def test_the_same_command_again_trains_nothing(smoke: SmokeSweep, again: Done) -
 
 
 def test_the_same_command_again_registers_nothing_new(smoke: SmokeSweep, again: Done) -> None:
-    from gankd.tracking_runs import mlflow_client
+    from gankd.tracking.runs import mlflow_client
 
     client = mlflow_client(smoke.place.tracking)
     for role in METHOD.registered:

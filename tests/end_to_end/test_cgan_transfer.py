@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gankd import models
-from gankd.model_registry import load as fetch
 from gankd.registry import find_method
+from gankd.tracking.model_registry import load as fetch
 from tests.conftest import Workplace
 from tests.end_to_end.conftest import Refused
 

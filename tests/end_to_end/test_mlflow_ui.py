@@ -51,7 +51,7 @@ def dom(address: str, profile: Path) -> str:
 
 
 def test_the_browser_compares_the_trials(smoke: SmokeSweep, server: str, tmp_path: Path) -> None:
-    from gankd.tracking_runs import mlflow_client
+    from gankd.tracking.runs import mlflow_client
 
     client = mlflow_client(smoke.place.tracking)
     experiment = client.get_experiment_by_name("cgan_kd/digits").experiment_id

@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from gankd.artifact import sha256
 from gankd.config import build_config, read_preset, with_knobs
-from gankd.lease import process_start
 from gankd.pipeline import Job, run, stage_keys
 from gankd.registry import find_method
 from gankd.store import Store
+from gankd.store.artifact import sha256
+from gankd.store.lease import process_start
 from tests.conftest import ROOT, Done, Workplace, until
 
 METHOD = find_method("cgan_kd")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gankd.schedule import cosine, multistep
+from gankd.stages.schedule import cosine, multistep
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gankd.losses import hinge_generator
+from gankd.stages.gan_losses import hinge_generator
 from methods.cgan_transfer.losses import combination_l1, residual_l2
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "cgan_transfer" / "regularisers.npz"

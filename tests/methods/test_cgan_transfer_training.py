@@ -14,9 +14,9 @@ from torch import Tensor
 
 from gankd import models
 from gankd.data import Split
-from gankd.losses import GANLoss, gan_loss
 from gankd.models.biggan_import import import_discriminator, import_generator
 from gankd.stages.gan import GANHyperparameters, GANTraining
+from gankd.stages.gan_losses import GANLoss, gan_loss
 from methods.cgan_transfer.config import BnConfig, TrainingConfig
 from methods.cgan_transfer.losses import combination_l1
 from methods.cgan_transfer.moments import load_moments, save_moments

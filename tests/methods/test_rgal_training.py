@@ -188,7 +188,7 @@ def test_no_training_image_is_read_after_the_teacher(tmp_path: Path, data: DataS
 
 
 def saved(folder: Path, network: Any) -> Any:
-    from gankd.artifact import Artifact
+    from gankd.store.artifact import Artifact
 
     models.save(network, folder)
     return Artifact("teacher-key", "teacher", folder, {})
@@ -338,7 +338,7 @@ def test_the_demonstrations_share_their_teacher_with_cgan_kd_and_each_other() ->
 
 
 def test_the_default_space_fits_the_presets() -> None:
-    from gankd.space import check_space, load_space
+    from gankd.sweep.space import check_space, load_space
 
     space = load_space(METHOD, None)
     assert next(iter(space.samplers)) == "synthesis.triplet"

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gankd import events
-from gankd.events import CLOSED, EventReader, EventWriter
+from gankd.store import events
+from gankd.store.events import CLOSED, EventReader, EventWriter
 
 WITH_PLATFORM = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "platform")}
 NEVER = 1e6  # seconds: the thread does not write in these tests, flush() does
@@ -138,7 +138,7 @@ def test_a_damaged_chunk_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_a_killed_writer_leaves_what_it_had_flushed(tmp_path: Path) -> None:
     code = (
-        "import sys, signal; from gankd.events import EventWriter; w = EventWriter(sys.argv[1], 'trial-0', 1e6)\n"
+        "import sys, signal; from gankd.store.events import EventWriter; w = EventWriter(sys.argv[1], 'trial-0', 1e6)\n"
         "w.emit('metrics', step=1); w.flush(); w.emit('metrics', step=2); print('ready', flush=True); signal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=WITH_PLATFORM) as process:
@@ -150,13 +150,13 @@ def test_a_killed_writer_leaves_what_it_had_flushed(tmp_path: Path) -> None:
 
 
 def test_an_ordinary_exit_flushes(tmp_path: Path) -> None:
-    code = "import sys; from gankd.events import EventWriter; EventWriter(sys.argv[1], 'trial-0', 1e6).emit('metrics')"
+    code = "import sys; from gankd.store.events import EventWriter; EventWriter(sys.argv[1], 'trial-0', 1e6).emit('metrics')"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=WITH_PLATFORM)
     assert kinds(EventReader(str(tmp_path)).read({})[0]) == ["metrics", "closed"]
 
 
 def test_training_processes_import_neither_mlflow_nor_torch_nor_ray() -> None:
-    code = "import gankd.events, sys; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    code = "import gankd.store.events, sys; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=WITH_PLATFORM)
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gankd.plan import prepare, request_of
+from gankd.sweep.plan import prepare, request_of
 
 
 @pytest.mark.parametrize("steps", [2, 3, 4, 20, 3000])
 def test_no_rung_lies_at_the_end(tmp_path: Path, steps: int) -> None:
-    from gankd.sweep import _scheduler
+    from gankd.sweep.trials import _scheduler
 
     flags = {"method": "cgan_kd", "preset": "smoke", "overrides": {"student.steps": steps}}
     sweep = prepare(request_of(flags), str(tmp_path))

@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gankd.artifact import DamagedError, manifest_bytes, read_manifest, seal
 from gankd.errors import UserError
-from gankd.storage import Storage, explain_full_disk
 from gankd.store import Artifact, Store
+from gankd.store.artifact import DamagedError, manifest_bytes, read_manifest, seal
+from gankd.store.root import open_root
+from gankd.store.storage import explain_full_disk
 
 KEY = "biggan-3f2a91"
 TREES = st.dictionaries(
@@ -117,7 +118,7 @@ def test_reader_of_a_damaged_artifact_spares_its_replacement(tmp_path: Path, mon
         publish(other, data=b"new")
         raise DamagedError("model.bin has other content")
 
-    monkeypatch.setattr("gankd.store.verify", damaged)
+    monkeypatch.setattr("gankd.store.store.verify", damaged)
     artifact = store.get(KEY)
     assert artifact is not None
     assert artifact.file("model.bin").read_bytes() == b"new"
@@ -373,14 +374,14 @@ def test_storage_that_is_a_file_or_below_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=rf"{path} is not a folder.*--storage"):
-            Storage.open(path)
+            open_root(path)
 
 
 def test_storage_that_cannot_be_written() -> None:
     if not Path("/proc/self/mounts").exists():
         pytest.skip("needs a folder that even root cannot write")
     with pytest.raises(UserError, match=r"/proc/gankd cannot be written .*--storage"):
-        Storage.open("/proc/gankd")
+        open_root("/proc/gankd")
 
 
 def test_storage_names_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,16 +391,16 @@ def test_storage_names_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     publish(store)
     assert Store(f"file://{tmp_path}/relative").has(KEY)
     with pytest.raises(UserError, match="s4://bucket/x cannot be opened"):
-        Storage.open("s4://bucket/x")
+        open_root("s4://bucket/x")
 
 
 FULL_DISK = """
 import shutil, sys, numpy as np
 from contextlib import suppress
 from pathlib import Path
-from gankd.artifact import DamagedError, manifest_bytes, read_manifest, seal
+from gankd.store.artifact import DamagedError, manifest_bytes, read_manifest, seal
 from gankd.errors import UserError
-from gankd.storage import explain_full_disk
+from gankd.store.storage import explain_full_disk
 from gankd.store import Store
 
 def refused(call):
@@ -468,7 +469,7 @@ def test_other_errors_are_not_called_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_local_use_is_light() -> None:
-    code = "import sys, gankd.store; print([m for m in ('torch', 'ray', 'mlflow', 'pyarrow') if m in sys.modules])"
+    code = "import sys, gankd.store.store; print([m for m in ('torch', 'ray', 'mlflow', 'pyarrow') if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
-from gankd.bucket import Bucket
 from gankd.errors import UserError
-from gankd.lease import Lease
-from gankd.storage import Storage
 from gankd.store import Artifact, Store
+from gankd.store.bucket import Bucket
+from gankd.store.lease import Lease
+from gankd.store.root import open_root
 
 KEY = "biggan-3f2a91"
 
@@ -142,8 +142,8 @@ def test_publisher_that_is_overtaken_while_uploading_gives_way(uri: str, tmp_pat
 
 
 def test_register_belongs_to_the_last_writer(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    bucket = Storage.open(uri)
-    monkeypatch.setattr("gankd.bucket.time.sleep", lambda _: bucket.write_bytes("leases/x.1.json", b"another"))
+    bucket = open_root(uri)
+    monkeypatch.setattr("gankd.store.bucket.time.sleep", lambda _: bucket.write_bytes("leases/x.1.json", b"another"))
     assert not bucket.create("leases/x.1.json", b"ours")
     monkeypatch.undo()
     assert not bucket.create("leases/x.1.json", b"ours")
@@ -208,7 +208,7 @@ def test_checkpoints(uri: str, tmp_path: Path) -> None:
 COMPUTE_ONCE = """
 import os, sys, time
 from pathlib import Path
-from gankd.bucket import Bucket
+from gankd.store.bucket import Bucket
 from gankd.store import Store
 
 Bucket.settle_s = 0.3
@@ -284,12 +284,12 @@ def test_query_options_reach_the_server(endpoint: str, uri: str, tmp_path: Path,
 
 def test_bucket_that_is_missing_or_out_of_reach(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"storage s3://nobody/x cannot be written .*--storage"):
-        Storage.open("s3://nobody/x")
+        open_root("s3://nobody/x")
     with pytest.raises(UserError, match=r"s3://b/x\?colour=red cannot be opened .*--storage"):
-        Storage.open("s3://b/x?colour=red")
+        open_root("s3://b/x?colour=red")
     with pytest.raises(UserError) as refused:
-        Storage.open("s3://name:password@nobody/x")
+        open_root("s3://name:password@nobody/x")
     assert "password" not in str(refused.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"storage s3://nobody/x cannot be .*Could not connect"):
-        Storage.open("s3://nobody/x")
+        open_root("s3://nobody/x")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from gankd.lease import Lease, machine, process_start
 from gankd.store import Store
+from gankd.store.lease import Lease, machine, process_start
 
 KEY = "biggan-3f2a91"
 ENV = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}

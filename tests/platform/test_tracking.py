@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from gankd.errors import UserError
-from gankd.events import EventReader, EventWriter
-from gankd.tracking import Tracker
+from gankd.store.events import EventReader, EventWriter
+from gankd.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="session")
@@ -159,7 +159,7 @@ def test_a_trial_that_goes_on_is_running_again(sweep: Sweep, monkeypatch: pytest
     sweep.send()
     (trial,) = sweep.runs("trial")
     late = trial.info.end_time / 1000 + 1
-    monkeypatch.setattr("gankd.events.time.time", lambda: late)
+    monkeypatch.setattr("gankd.store.events.time.time", lambda: late)
     sweep.writer.emit("trial_start", trial="t0", params={"seed": 1, "workers": 2}, keys={"extra": "e" * 16})
     sweep.send()
     (trial,) = sweep.runs("trial")
@@ -324,5 +324,6 @@ def test_the_default_store_is_sqlite_unless_the_user_names_one(tmp_path: Path, m
 
 
 def test_importing_the_module_does_not_import_mlflow() -> None:
-    code = "import gankd.tracking, gankd.model_registry, sys; assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
+    code = "import sys, gankd.tracking.tracker, gankd.tracking.model_registry\n"
+    code += "assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2] / "platform")

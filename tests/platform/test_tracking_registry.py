@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.model_registry import compare, export, load, register
-from gankd.tracking_runs import Runs
+from gankd.tracking.model_registry import compare, export, load, register
+from gankd.tracking.runs import Runs
 
 
 class Student(nn.Module):

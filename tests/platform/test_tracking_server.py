@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from gankd import tracking
+from gankd.commands.ui import server_command, ui
 from gankd.errors import UserError
-from gankd.events import EventReader, EventWriter
-from gankd.tracking import Tracker
-from gankd.tracking_ui import server_command, ui
+from gankd.store.events import EventReader, EventWriter
+from gankd.tracking import tracker as tracking
+from gankd.tracking.tracker import Tracker
 
 
 def free_port() -> int:
@@ -93,7 +93,7 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         assert sorted(run.data.tags["gankd.kind"] for run in runs) == ["stage", "sweep", "trial"]
         assert client.get_run(tracker.run_of(trial="t0")).info.status == "FINISHED"
     assert not tracker.finish("finished")  # the server is gone: said, not raised
-    warnings = [record.message for record in caplog.records if record.name == "gankd.tracking"]
+    warnings = [record.message for record in caplog.records if record.name == "gankd.tracking.tracker"]
     assert sum("does not answer" in text for text in warnings) == 2
     assert sum("answers again" in text for text in warnings) == 1
 

@@ -7,7 +7,11 @@ from biggan_fixtures import close, fixture
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.losses import (
+from gankd.models import build
+from gankd.models.biggan_import import import_discriminator, import_generator
+from gankd.models.ema import ExponentialMovingAverage
+from gankd.stages.gan import GANHyperparameters, GANTraining
+from gankd.stages.gan_losses import (
     add_orthogonal_gradient,
     gan_loss,
     hinge_discriminator,
@@ -16,10 +20,6 @@ from gankd.losses import (
     softplus_discriminator,
     softplus_generator,
 )
-from gankd.models import build
-from gankd.models.biggan_import import import_discriminator, import_generator
-from gankd.models.ema import ExponentialMovingAverage
-from gankd.stages.gan import GANHyperparameters, GANTraining
 
 
 def test_hinge_and_softplus() -> None:

@@ -1,6 +1,6 @@
 """Which of several test scores stands beside a validation metric."""
 
-from gankd.scoring import main_scores
+from gankd.sweep.scoring import main_scores
 
 
 def test_the_score_that_answers_to_the_objective() -> None:

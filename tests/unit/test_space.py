@@ -7,7 +7,7 @@ import pytest
 from gankd.config import build_config, read_preset
 from gankd.errors import UserError
 from gankd.registry import find_method
-from gankd.space import check_space, load_space
+from gankd.sweep.space import check_space, load_space
 
 METHOD = find_method("cgan_kd")
 TREE = build_config(METHOD.config, read_preset(METHOD.presets, "digits")).model_dump(mode="json")

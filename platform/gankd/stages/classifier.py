@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
@@ -18,8 +17,9 @@ from gankd.engine import Algorithm, autocast, evaluating, train
 from gankd.models.classifier_import import load_checkpoint
 from gankd.models.sync_batch_norm import synchronise
 from gankd.pictures import heat_map
-from gankd.schedule import cosine, multistep
+from gankd.stages.schedule import cosine, multistep
 from gankd.stages.sections import ClassifierConfig
+from gankd.store.artifact import Artifact
 
 EVALUATION_BATCH = 500
 EVALUATIONS = 20  # points of a validation curve

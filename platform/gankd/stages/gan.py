@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from gankd.engine import Algorithm, autocast
 from gankd.errors import UserError
-from gankd.losses import add_orthogonal_gradient, gan_loss
 from gankd.models import diffaugment
 from gankd.models.ema import ExponentialMovingAverage
+from gankd.stages.gan_losses import add_orthogonal_gradient, gan_loss
 
 # (n, rng) -> this worker's rows of a global batch of n: images (rows, C, H, W) in [-1, 1], integer labels (rows,).
 RealBatch = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
@@ -15,6 +14,7 @@ from gankd.stages.gan import GANHyperparameters
 from gankd.stages.quality import judge_of, load_reference
 from gankd.stages.sections import GanConfig, QualityConfig
 from gankd.stages.watch import Watch, WatchedTraining, train_watched
+from gankd.store.artifact import Artifact
 
 EVALUATION_BATCH = 100  # generated images at a time; workers share the batches
 

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.errors import UserError
@@ -31,6 +30,7 @@ from gankd.metrics.extractors import Extractor, classifier, from_weights
 from gankd.metrics.suite import Features, cautions, intra_fid, measure, real_side, suite
 from gankd.stages.classifier import load_network
 from gankd.stages.sections import QualityConfig
+from gankd.store.artifact import Artifact
 
 REFERENCE, CLASSES = "features.safetensors", "classes.json"
 ORDER_SEED = 0  # what real images score does not depend on a run's seed

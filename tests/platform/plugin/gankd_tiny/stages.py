@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gankd import models
-from gankd.artifact import Artifact
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
 from gankd.engine import Algorithm, train
 from gankd.stages.classifier import accuracy
+from gankd.store.artifact import Artifact
 from gankd_tiny.config import SmallConfig
 
 

@@ -1,6 +1,6 @@
 """The sweep's runs in MLflow, written by one process from the events that all the others left behind.
 
-Training processes write files (`gankd.events`) and never wait for a tracker. The driver pumps those files to MLflow in
+Training processes write files (`gankd.store.events`) and never wait for a tracker. The driver pumps those files to MLflow in
 batches and moves its cursor only past what was accepted, so a server that is away loses nothing. Sending twice does no
 harm: runs are found by their tags before one is made, MLflow keeps one row per (metric, time, step, value), and the
 name of a picture follows from its run, name and step. So a lost cursor is mended by reading from the start.
@@ -25,8 +25,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from gankd.errors import UserError
-from gankd.events import Cursor, Event, EventReader
-from gankd.tracking_runs import Runs, is_refusal, stage_title
+from gankd.store.events import Cursor, Event, EventReader
+from gankd.tracking.runs import Runs, is_refusal, stage_title
 
 PERIOD_S = 2.0  # between two pumps
 LONGEST_PAUSE_S = 30.0  # between two attempts to reach a server that is away

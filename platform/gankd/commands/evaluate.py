@@ -11,15 +11,15 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from gankd.artifact import Artifact
 from gankd.config import build_config
 from gankd.data import DataConfig, DataSet, Split, load
 from gankd.errors import StageFailed, UserError
-from gankd.model_registry import load as fetch
-from gankd.model_registry import version_tags
 from gankd.stages.sections import QualityConfig
 from gankd.store import Store
-from gankd.tracking import Tracker
+from gankd.store.artifact import Artifact
+from gankd.tracking.model_registry import load as fetch
+from gankd.tracking.model_registry import version_tags
+from gankd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from gankd.metrics.extractors import Extractor

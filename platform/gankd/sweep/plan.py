@@ -16,10 +16,10 @@ from gankd.config import MethodConfig, Section, absolute_paths, build_config, di
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.pipeline import Job, stage_keys
-from gankd.records import SweepRecords
 from gankd.registry import find_method
-from gankd.space import Space, check_space, largest, load_space
 from gankd.store import Store
+from gankd.sweep.records import SweepRecords
+from gankd.sweep.space import Space, check_space, largest, load_space
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from rich.table import Table
 from gankd.config import nearest
 from gankd.data import NAMES
 from gankd.errors import UserError
-from gankd.model_registry import compare
-from gankd.tracking import Tracker
+from gankd.tracking.model_registry import compare
+from gankd.tracking.tracker import Tracker
 
 # Heading -> metric of a sweep's run: accuracies in percent on the part that is named.
 STUDENT = {

@@ -22,14 +22,14 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.variant_generator import generate_variants
 
 from gankd.errors import StageFailed, UserError
-from gankd.events import EventWriter
-from gankd.launch import concurrency, train_on_ray
 from gankd.method import flatten
 from gankd.pipeline import Pipeline, run
-from gankd.plan import Resources, Sweep, trial_name
-from gankd.records import TrialRecord
-from gankd.scoring import known_scores, make_scores, score_keys
 from gankd.store import Store
+from gankd.store.events import EventWriter
+from gankd.sweep.launch import concurrency, train_on_ray
+from gankd.sweep.plan import Resources, Sweep, trial_name
+from gankd.sweep.records import TrialRecord
+from gankd.sweep.scoring import known_scores, make_scores, score_keys
 
 # Brings Ray up at the first call; the cluster's resources.
 Cluster = Callable[[], Mapping[str, float]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gankd.errors import UserError
-from gankd.model_registry import load as fetch
-from gankd.tracking import Tracker
+from gankd.tracking.model_registry import load as fetch
+from gankd.tracking.tracker import Tracker
 
 
 def sample_sheet(model: str, out: Path, per_class: int, seed: int) -> None:

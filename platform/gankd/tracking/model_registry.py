@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.errors import UserError
-from gankd.tracking import unreachable
-from gankd.tracking_runs import is_refusal, mlflow_client
+from gankd.tracking.runs import is_refusal, mlflow_client
+from gankd.tracking.tracker import unreachable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -23,10 +23,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from gankd.artifact import MANIFEST, Artifact, DamagedError, manifest_bytes, read_manifest, seal, sha256, verify
-from gankd.garbage import Entry, collect, published, references
-from gankd.lease import Lease
-from gankd.storage import Folder, Storage, explain_full_disk, sync_folder
+from gankd.store.artifact import MANIFEST, Artifact, DamagedError, manifest_bytes, read_manifest, seal, sha256, verify
+from gankd.store.folder import Folder, sync_folder
+from gankd.store.garbage import Entry, collect, published, references
+from gankd.store.lease import Lease
+from gankd.store.root import open_root
+from gankd.store.storage import explain_full_disk
 
 KEY = re.compile(r"[a-z0-9_-]+")
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a sweep or a trial
@@ -44,7 +46,7 @@ class Store:
         cache: local folder for copies of a bucket's artifacts (default: ~/.cache/gankd); unused with a folder.
         lease_ttl_s: seconds of silence after which a lease counts as dead (default: 10 in a folder, 30 in a bucket).
         """
-        self.storage = Storage.open(storage_uri)
+        self.storage = open_root(storage_uri)
         self.lease_ttl_s = self.storage.lease_ttl_s if lease_ttl_s is None else lease_ttl_s
         if isinstance(self.storage, Folder):
             self.cache = self.storage

@@ -11,8 +11,8 @@ from typing import Any
 
 from gankd.errors import StageFailed, UserError
 from gankd.pipeline import Job, World, run
-from gankd.plan import Resources
-from gankd.records import SweepRecords
+from gankd.store.root import sweep_folder
+from gankd.sweep.plan import Resources
 
 # Measured reasons for these in docs/decisions.md: reports would block for two seconds, relative paths would break, and so on.
 ENVIRONMENT = {
@@ -98,7 +98,7 @@ def train_on_ray(job: Job, need: Resources, *, callbacks: list[Any] | None = Non
             # A fresh name each time: a finished run of the same name would be returned as it was. Going on after a
             # crash does not need the name, because checkpoints belong to the artifact's key.
             name=f"train-{uuid.uuid4().hex[:12]}",
-            storage_path=SweepRecords(job.storage, job.sweep).folder,
+            storage_path=sweep_folder(job.storage, job.sweep),
             failure_config=FailureConfig(max_failures=2),
             callbacks=callbacks or [],
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]

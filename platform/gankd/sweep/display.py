@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gankd.events import Event, EventReader
-from gankd.plan import Sweep
-from gankd.records import TrialRecord
-from gankd.scoring import main_scores
+from gankd.store.events import Event, EventReader
+from gankd.sweep.plan import Sweep
+from gankd.sweep.records import TrialRecord
+from gankd.sweep.scoring import main_scores
 
 PERIOD_S = 1.0
 METRICS_SHOWN = 5  # of a finished stage
@@ -100,11 +99,6 @@ class Live:
             f"trial {event['trial']} {event['status']} ({self.done} of {self.sweep.request.trials}), "
             f"{self.sweep.space.metric} {value:.2f}, best {best}"
         )
-
-
-def console() -> Console:
-    """The terminal, or plain text of a fixed width where there is none."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
 
 
 def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | None) -> Table:

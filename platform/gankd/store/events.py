@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gankd.errors import UserError
-from gankd.storage import Storage
+from gankd.store.root import open_root
 
 Event = dict[str, Any]
 Cursor = dict[str, int]  # source -> number of the last chunk seen, or CLOSED
@@ -51,7 +51,7 @@ class EventWriter:
 
     def __init__(self, folder: str, source: str, flush_s: float = 2.0) -> None:
         self.source = f"{source}-{uuid.uuid4().hex[:8]}"
-        self._storage = Storage.open(folder)
+        self._storage = open_root(folder)
         self._lines: deque[str] = deque()  # append and popleft are atomic: `emit` takes no lock
         self._unwritten = ""  # what could not be written yet: stays the next chunk until it is
         self._seq = 0
@@ -106,7 +106,7 @@ class EventReader:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._storage = Storage.open(folder)
+        self._storage = open_root(folder)
 
     def read(self, cursor: Mapping[str, int]) -> tuple[list[Event], Cursor]:
         """The events after `cursor`, and the cursor after them, which rests once all is read (500 chunks a call).

@@ -1,4 +1,4 @@
-"""The runs of one MLflow experiment, as `gankd.tracking` uses them: found by tag or made, and written in batches."""
+"""The runs of one MLflow experiment, as `gankd.tracking.tracker` uses them: found by tag or made, and written in batches."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from gankd.artifact import MANIFEST, DamagedError, read_manifest
 from gankd.errors import UserError
-from gankd.lease import LEASE_FILE, living
-from gankd.storage import SCRATCH, FileInfo, Folder, Storage
+from gankd.store.artifact import MANIFEST, DamagedError, read_manifest
+from gankd.store.folder import SCRATCH, Folder
+from gankd.store.lease import LEASE_FILE, living
+from gankd.store.storage import FileInfo, Storage
 
 REFERENCE = re.compile(r"sweeps/[^/]+/keys/[^/]+\.json")
 TEMPORARY_S = 3600.0  # a temporary file that has not grown for so long belongs to a process that is gone

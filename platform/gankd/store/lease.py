@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from gankd.errors import UserError
-from gankd.storage import Storage
+from gankd.store.storage import Storage
 
 FOLDER = "leases"
 LEASE_FILE = re.compile(rf"{FOLDER}/(.+)\.(\d+)\.json")

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from gankd import __version__
-from gankd.display import Live, score_table, trial_table
 from gankd.errors import StageFailed, UserError
-from gankd.events import EventReader, EventWriter
 from gankd.method import flatten
 from gankd.pictures import trial_curves
 from gankd.pipeline import stage_keys
-from gankd.plan import Sweep
-from gankd.records import TrialRecord
-from gankd.scoring import main_scores
 from gankd.store import Store
-from gankd.tracking import Tracker
+from gankd.store.events import EventReader, EventWriter
+from gankd.sweep.display import Live, score_table, trial_table
+from gankd.sweep.plan import Sweep
+from gankd.sweep.records import TrialRecord
+from gankd.sweep.scoring import main_scores
+from gankd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from gankd.sweep import Cluster
+    from gankd.sweep.trials import Cluster
 
 
 @dataclass
@@ -102,7 +102,7 @@ def open_tracker(sweep: Sweep) -> Tracker:
 def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[str, float]:
     import ray
 
-    from gankd.launch import check_fits, start_ray
+    from gankd.sweep.launch import check_fits, start_ray
 
     have = start_ray(address)
     stack.callback(ray.shutdown)
@@ -115,7 +115,7 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
 def _train(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     # Tune would swallow Ctrl-C and end as if all were well.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    from gankd.sweep import run_prefix, run_trials
+    from gankd.sweep.trials import run_prefix, run_trials
 
     try:
         run_prefix(sweep, cluster)
@@ -138,7 +138,7 @@ def choose(sweep: Sweep, records: list[TrialRecord]) -> TrialRecord:
 def _conclude(
     sweep: Sweep, records: list[TrialRecord], cluster: Cluster, tracker: Tracker, events: EventWriter, console: Console
 ) -> Result:
-    from gankd.sweep import test_scores
+    from gankd.sweep.trials import test_scores
 
     best = choose(sweep, records)
     scores = test_scores(sweep, best, cluster)
@@ -223,7 +223,7 @@ def network_and_example(folder: Path) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def register_best(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float], tracker: Tracker) -> list[str]:
     """Make the chosen trial's networks versions of `<dataset>-<role>`; a sentence about each."""
-    from gankd.model_registry import register
+    from gankd.tracking.model_registry import register
 
     said = []
     for role, stage in sweep.method.registered.items():

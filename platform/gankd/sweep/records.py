@@ -18,7 +18,8 @@ from typing import Any
 
 from gankd.config import nearest
 from gankd.errors import UserError
-from gankd.storage import Storage
+from gankd.store.root import open_root, sweep_events, sweep_folder
+from gankd.store.storage import Storage
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # of a sweep
 ENDED = ("finished", "stopped", "failed")
@@ -49,18 +50,16 @@ class SweepRecords:
 
     @cached_property
     def _files(self) -> Storage:
-        return Storage.open(self.storage)
+        return open_root(self.storage)
 
     @property
     def folder(self) -> str:
         """The sweep's folder as a path or URI of its own."""
-        root, mark, query = self.storage.partition("?")
-        return f"{root.rstrip('/')}/sweeps/{self.name}{mark}{query}"
+        return sweep_folder(self.storage, self.name)
 
     @property
     def events(self) -> str:
-        root, mark, query = self.folder.partition("?")
-        return f"{root}/events{mark}{query}"
+        return sweep_events(self.storage, self.name)
 
     def _path(self, *parts: str) -> str:
         return "/".join(("sweeps", self.name, *parts))
@@ -131,4 +130,4 @@ class SweepRecords:
 
 def sweep_names(storage: str) -> list[str]:
     """Names of all sweeps under a storage root, sorted."""
-    return sorted(info.name.split("/")[1] for info in Storage.open(storage).list("sweeps") if info.name.endswith("/sweep.json"))
+    return sorted(info.name.split("/")[1] for info in open_root(storage).list("sweeps") if info.name.endswith("/sweep.json"))

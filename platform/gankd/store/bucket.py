@@ -12,7 +12,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from gankd.errors import UserError
-from gankd.storage import BLOCK, FULL, FileInfo, Storage, explain_full_disk
+from gankd.store.storage import BLOCK, FULL, FileInfo, Storage, explain_full_disk
 
 
 class Bucket(Storage):

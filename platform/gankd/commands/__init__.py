@@ -1,0 +1,1 @@
+"""What the command line does beside `tune`, a file for each command."""

@@ -1,0 +1,1 @@
+"""A sweep from the request to the registered models: the only room that imports Ray."""
