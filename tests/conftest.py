@@ -51,7 +51,7 @@ class Workplace:
         return self._run([*GANKD, *arguments], timeout)
 
     def make(self, method: str, stages: Sequence[str], knobs: Mapping[str, object]) -> None:
-        """Fill the storage with stages of the smoke preset, in this process: quicker than a shared prefix on Ray Train."""
+        """Fill the storage with stages of the smoke preset, in this process: quicker than shared stages on Ray Train."""
         spec = find_method(method)
         config = build_config(spec.config, with_knobs(read_preset(spec.presets, "smoke"), knobs))
         run(Job(method, config.model_dump(mode="json"), str(self.storage), stages=tuple(stages), threads=1))

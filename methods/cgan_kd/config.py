@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gankd.config import MethodConfig, Section, knob
-from gankd.stages.sections import JUDGE, ClassifierConfig, Fraction, GanConfig, Precision, QualityConfig
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Fraction, GanConfig, Precision, QualityConfig
 
 PAPER = "cGAN-KD CIFAR-100"
 CDR_RS = "cDR-RS"
@@ -127,7 +127,7 @@ class CganKdConfig(MethodConfig):
 
     teacher: ClassifierConfig = ClassifierConfig(network="densenet121")
     baseline: ClassifierConfig = ClassifierConfig(network="resnet20")
-    judge: ClassifierConfig = JUDGE
+    feature_classifier: ClassifierConfig = FEATURE_CLASSIFIER
     biggan: GanConfig = GanConfig()
     extractor: ExtractorConfig = ExtractorConfig()
     quality: QualityConfig = QualityConfig()

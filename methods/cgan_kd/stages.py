@@ -109,7 +109,7 @@ class Sampler:
         """`n` fakes of class `label`, (n, C, H, W) in [-1, 1], on grey levels that uint8 can hold."""
         z = torch.randn(n, self.generator.dim_z, generator=rng, device=rng.device)
         images = self.generator(z.to(self.device), torch.full((n,), label, device=self.device))
-        # The ratio and the teacher judge what the student will see: the stored grey levels.
+        # The ratio and the teacher rate what the student will see: the stored grey levels.
         return normalise(to_uint8(images, truncate=self.cfg.reference_compat))
 
     def ratio(self, label: int, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
-from gankd.stages.sections import JUDGE, ClassifierConfig, GanConfig, Precision, QualityConfig, check_micro_batches
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, GanConfig, Precision, QualityConfig, check_micro_batches
 
 SCRIPT = "cGANTransfer CIFAR script"
 Classes = tuple[int | str, ...]
@@ -58,7 +58,7 @@ class TrainingConfig(Section):
         (), "differentiable augmentation of what D sees", origin=SCRIPT
     )
     flip: bool = knob(False, "random horizontal flips of real images", origin=SCRIPT)
-    evaluations: int = knob(10, "evaluations of either stage, each with a sample sheet", origin="every 100 steps", ge=1, le=1000)
+    evaluations: int = knob(10, "evaluations of either stage, each with a sample grid", origin="every 100 steps", ge=1, le=1000)
     keep: Literal["last", "best"] = knob(
         "best", "which averaged generator is the artifact: the last, or that of the lowest FID on validation", origin="authors"
     )
@@ -129,7 +129,7 @@ class CganTransferConfig(MethodConfig):
     bn: BnConfig = BnConfig()
     ft: FtConfig = FtConfig()
     finetune: FtConfig = FtConfig()
-    judge: ClassifierConfig = JUDGE
+    feature_classifier: ClassifierConfig = FEATURE_CLASSIFIER
     quality: QualityConfig = QualityConfig()
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankd.context import Context
 from gankd.models.biggan_transfer import TransferGenerator
-from gankd.pictures import heat_map, sheet
+from gankd.pictures import heat_map, sample_grid
 
 COLUMNS, ROWS = 9, 6
 
@@ -35,4 +35,4 @@ def interpolation(generator: TransferGenerator, ctx: Context) -> Any:
     eye = torch.eye(classes, device=ctx.device)
     weight = torch.linspace(0, 1, COLUMNS, device=ctx.device)[None, :, None]
     mixtures = torch.lerp(eye[first][:, None], eye[(first + 1) % classes][:, None], weight)
-    return sheet(generator(z.to(ctx.device), mixtures.flatten(0, 1)), columns=COLUMNS)
+    return sample_grid(generator(z.to(ctx.device), mixtures.flatten(0, 1)), columns=COLUMNS)

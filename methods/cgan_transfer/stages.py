@@ -14,9 +14,9 @@ from gankd.data import DataSet, Split
 from gankd.metrics.suite import real_side
 from gankd.models.biggan_transfer import SIDES, Part, TransferGenerator, take_over, with_fresh_classes
 from gankd.stages.generator import build_gan, hyperparameters
-from gankd.stages.quality import REFERENCE, judge_of, real_features
+from gankd.stages.quality import REAL_STATISTICS, extractor_of, real_features
 from gankd.stages.sections import QualityConfig
-from gankd.stages.watch import class_sheet
+from gankd.stages.watch import class_grid
 from gankd.store.artifact import Artifact
 from methods.cgan_transfer.config import BnConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.importing import import_networks
@@ -28,43 +28,45 @@ from methods.cgan_transfer.training import DISCRIMINATOR, LIVE, Run, hyperparame
 
 
 def pretrain(
-    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, quality: QualityConfig, judge: Artifact
+    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, quality: QualityConfig, feature_classifier: Artifact
 ) -> dict[str, float]:
     """The GAN of the old classes: trained on all their images, or the user's. Makes its averaged generator, and D."""
     old, _ = old_and_new(task, data, pretrained=cfg.checkpoint is not None)
     if cfg.checkpoint:
         generator, discriminator, _ = import_networks(cfg, data)
-        ctx.image("sheet", class_sheet(generator.to(ctx.device), ctx))
+        ctx.image("sample_grid", class_grid(generator.to(ctx.device), ctx))
         models.save(generator, ctx.out)
         models.save(discriminator, ctx.out / DISCRIMINATOR)
         return parameters(generator)
     generator, discriminator = build_gan(cfg, of_these(data, old))
     looked = quality.model_copy(update={"images": cfg.evaluation_images})
-    real = real_features(ctx, looked, of_classes(data.val, old, renumber=False), judge_of(judge, ctx.device))
-    run = Run(ctx, data, looked, judge, real, old, of_classes(data.train, old), cfg.flip, cfg.sync_batch_norm)
-    run.evaluations, run.sheets, run.kept = cfg.evaluations, cfg.sheets, cfg.keep
+    real = real_features(ctx, looked, of_classes(data.val, old, renumber=False), extractor_of(feature_classifier, ctx.device))
+    run = Run(ctx, data, looked, feature_classifier, real, old, of_classes(data.train, old), cfg.flip, cfg.sync_batch_norm)
+    run.evaluations, run.sample_grids, run.kept = cfg.evaluations, cfg.sample_grids, cfg.keep
     found = run.train(generator, discriminator, hyperparameters(cfg), cfg.steps)
     return found | parameters(generator)
 
 
-def measure_new(ctx: Context, cfg: QualityConfig, data: DataSet, task: TaskConfig, judge: Artifact) -> dict[str, float]:
-    """What the judge says of the new classes' validation images, once. Makes features.safetensors."""
+def measure_new(
+    ctx: Context, cfg: QualityConfig, data: DataSet, task: TaskConfig, feature_classifier: Artifact
+) -> dict[str, float]:
+    """What the feature classifier says of the new classes' validation images, once. Makes features.safetensors."""
     _, new = old_and_new(task, data, pretrained=True)
-    extractor = judge_of(judge, ctx.device)
+    extractor = extractor_of(feature_classifier, ctx.device)
     real = real_features(ctx, cfg, of_classes(data.val, new, renumber=False), extractor)
-    real.save(ctx.out / REFERENCE)
+    real.save(ctx.out / REAL_STATISTICS)
     return real_side(real, extractor.name)
 
 
 def train_bn(
     ctx: Context, cfg: BnConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    pretrain: Artifact, judge: Artifact, reference: Artifact,
+    pretrain: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """Stage BN: only combinations and residuals (and, if asked for, old pairs and latent layers) are trained."""
-    run = Run.of_new_classes(ctx, data, task, training, quality, judge, reference)
+    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
     old, discriminator = pretrained(pretrain, ctx)
     generator = transferred(ctx, cfg, run.images, old, discriminator)
-    ctx.image("start", class_sheet(generator.eval(), ctx))
+    ctx.image("start", class_grid(generator.eval(), ctx))
     train_only(generator, *trained_in_bn(cfg), score_bias=cfg.score_bias)
     found = run.train(
         generator,
@@ -79,7 +81,7 @@ def train_bn(
 
 def train_ft(
     ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    bn: Artifact, judge: Artifact, reference: Artifact,
+    bn: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """Stage FT: everything but combinations and old pairs is trained, from where BN ended, with its Adam moments."""
     knobs = BnConfig(**bn.config)
@@ -87,7 +89,7 @@ def train_ft(
     if ctx.report:  # the scheduler compares trials at equal steps of both stages together
         report = ctx.report
         ctx = replace(ctx, report=lambda metrics, step: report(metrics, before + step))
-    run = Run.of_new_classes(ctx, data, task, training, quality, judge, reference)
+    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
     generator = models.load(bn.path / LIVE).to(ctx.device)
     discriminator = freeze_blocks(models.load(bn.path / DISCRIMINATOR).to(ctx.device), training)
     kept = {name for name, _ in generator.parts("combination", "base")}
@@ -108,13 +110,13 @@ def train_ft(
 
 def train_finetune(
     ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    pretrain: Artifact, judge: Artifact, reference: Artifact,
+    pretrain: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """The control: all of the pretrained GAN is trained on the new classes, with fresh class embeddings."""
-    run = Run.of_new_classes(ctx, data, task, training, quality, judge, reference)
+    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
     old, discriminator = pretrained(pretrain, ctx)
     generator = with_fresh_classes(old, len(run.classes)).to(ctx.device).requires_grad_(True)
-    ctx.image("start", class_sheet(generator.eval(), ctx))
+    ctx.image("start", class_grid(generator.eval(), ctx))
     discriminator = fresh_discriminator(discriminator, len(run.classes), training)
     found = run.train(generator, discriminator, hyperparameters_of(training, cfg.g_lr), training.steps)
     return found | parameters(generator)
@@ -122,10 +124,10 @@ def train_finetune(
 
 def train_scratch(
     ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    judge: Artifact, reference: Artifact,
+    feature_classifier: Artifact, real_statistics: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """The control: the same networks on the new classes' images alone, with pretraining's learning rates."""
-    run = Run.of_new_classes(ctx, data, task, training, quality, judge, reference)
+    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
     generator, discriminator = build_gan(cfg, of_these(data, run.classes))
     hp = replace(hyperparameters_of(training, cfg.g_lr), discriminator_learning_rate=cfg.d_lr)
     found = run.train(generator, discriminator, hp, training.steps)

@@ -15,7 +15,7 @@ from gankd.metrics.extractors import Extractor
 from gankd.metrics.suite import Features
 from gankd.models.sync_batch_norm import synchronise
 from gankd.stages.gan import GANHyperparameters, Penalty
-from gankd.stages.quality import CLASSES, Renumbered, judge_of, load_reference, sampled_features, score
+from gankd.stages.quality import CLASSES, Renumbered, extractor_of, load_real_statistics, sampled_features, score
 from gankd.stages.sections import QualityConfig
 from gankd.stages.watch import Watch, WatchedTraining, train_watched
 from gankd.store.artifact import Artifact
@@ -23,33 +23,34 @@ from methods.cgan_transfer.config import TaskConfig, TrainingConfig
 from methods.cgan_transfer.moments import load_moments, save_moments
 from methods.cgan_transfer.task import new_images, of_classes, old_and_new
 
-LIVE, DISCRIMINATOR, JUDGE = "live", "discriminator", "judge"  # folders of an artifact
+LIVE, DISCRIMINATOR, FEATURE_CLASSIFIER = "live", "discriminator", "feature_classifier"  # folders of an artifact
 
 
 class Run:
     """The training of one GAN on the images of some classes, and what is kept of it."""
 
-    evaluations, sheets, kept = 1, 1, "best"
+    evaluations, sample_grids, kept = 1, 1, "best"
 
     def __init__(
-        self, ctx: Context, data: DataSet, quality: QualityConfig, judge: Artifact, real: Features, classes: list[int],
+        self, ctx: Context, data: DataSet, quality: QualityConfig, feature_classifier: Artifact, real: Features,
+        classes: list[int],
         images: Split, flip: bool, sync_batch_norm: bool,
     ) -> None:  # fmt: skip
         self.ctx, self.data, self.quality, self.classes, self.images = ctx, data, quality, classes, images
-        self.judge, self.to_compare = judge_of(judge, ctx.device), real
+        self.feature_classifier, self.to_compare = extractor_of(feature_classifier, ctx.device), real
         self.validation = of_classes(data.val, classes, renumber=False)
         self.real = Resident(images, ctx.device, flip=flip)
         self.synchronised = sync_batch_norm and ctx.world_size > 1
 
     @classmethod
     def of_new_classes(
-        cls, ctx: Context, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig, judge: Artifact,
-        reference: Artifact,
+        cls, ctx: Context, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
+        feature_classifier: Artifact, real_statistics: Artifact,
     ) -> Run:  # fmt: skip
         _, new = old_and_new(task, data, pretrained=True)
-        real, images = load_reference(reference, ctx.device), new_images(task, data, new)
-        run = cls(ctx, data, quality, judge, real, new, images, training.flip, training.sync_batch_norm)
-        run.evaluations = run.sheets = training.evaluations
+        real, images = load_real_statistics(real_statistics, ctx.device), new_images(task, data, new)
+        run = cls(ctx, data, quality, feature_classifier, real, new, images, training.flip, training.sync_batch_norm)
+        run.evaluations = run.sample_grids = training.evaluations
         run.kept = training.keep
         return run
 
@@ -62,7 +63,7 @@ class Run:
         penalty: Penalty | None = None,
         moments: Path | None = None,
     ) -> dict[str, float]:
-        """Train, look on the way, and leave in ctx.out the averages, the live networks, Adam's moments and the judge."""
+        """Train, look on the way, and leave in ctx.out the averages, the live networks, moments and what measured them."""
         ctx = self.ctx
         ctx.share(hp.batch)
         if self.synchronised:
@@ -82,12 +83,12 @@ class Run:
         watch = Watch(
             ctx,
             training.ema.average,
-            self.judge,
+            self.feature_classifier,
             self.to_compare,
             self.quality,
             steps=steps,
             evaluations=self.evaluations,
-            sheets=self.sheets,
+            sample_grids=self.sample_grids,
             keep=self.kept,
             asked=Renumbered(training.ema.average, self.classes, ctx.device),
         )
@@ -97,7 +98,7 @@ class Run:
         models.save(generator, ctx.out / LIVE)
         models.save(discriminator, ctx.out / DISCRIMINATOR)
         save_moments(training, ctx.out)
-        models.save(self.judge.network, ctx.out / JUDGE)  # what measures the test part belongs to what is measured
+        models.save(self.feature_classifier.network, ctx.out / FEATURE_CLASSIFIER)  # for the test part
         return found | self.measured()
 
     def measured(self) -> dict[str, float]:
@@ -109,7 +110,7 @@ class Run:
             return sampled_features(ctx, quality, kept, extractor, real, "evaluation")
 
         how = {"generator": ctx.key, "labels": quality.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
-        return score(ctx, quality, self.data, self.validation, self.judge, self.to_compare, sampled, how)
+        return score(ctx, quality, self.data, self.validation, self.feature_classifier, self.to_compare, sampled, how)
 
 
 def hyperparameters_of(training: TrainingConfig, g_lr: float) -> GANHyperparameters:

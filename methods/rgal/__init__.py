@@ -27,8 +27,8 @@ METHOD = Method(
         Stage(
             "student",
             "methods.rgal.stages:train_student",
-            needs=("teacher",),
-            reads=("synthesis",),
+            inputs=("teacher",),
+            sections=("synthesis",),
             check="methods.rgal.checks:check_student",
             shares=("batch", "synthesis.batch"),
         ),
@@ -36,7 +36,7 @@ METHOD = Method(
         Stage(
             "noise",
             "methods.rgal.stages:train_on_noise",
-            needs=("teacher",),
+            inputs=("teacher",),
             section="student",
             ignores=frozenset(
                 {"striplet", "striplet_feature", "striplet_sampling", "margin", "start_layer", "end_layer", "warm_up"}
@@ -45,13 +45,19 @@ METHOD = Method(
             shares=("batch",),
             version=2,
         ),
-        # How near the synthetic images come to real ones, by a judge that synthesis has never seen.
-        Stage("judge", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
-        Stage("reference", f"{QUALITY}:measure_real", needs=("judge",), section="quality", ignores=GENERATED_ONLY),
+        # How near the synthetic images come to real ones, by a feature classifier that synthesis has never seen.
+        Stage("feature_classifier", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
+        Stage(
+            "real_statistics",
+            f"{QUALITY}:measure_real",
+            inputs=("feature_classifier",),
+            section="quality",
+            ignores=GENERATED_ONLY,
+        ),
         Stage(
             "pool",
             f"{QUALITY}:score_images",
-            needs=("judge", "reference", "student"),
+            inputs=("feature_classifier", "real_statistics", "student"),
             section="quality",
             check="gankd.stages.checks:check_quality",
         ),
@@ -59,8 +65,8 @@ METHOD = Method(
     presets=Path(__file__).parent / "presets",
     objective="student/val_accuracy",
     mode="max",
-    progress="student",
-    horizon="student.steps",
+    watched="student",
+    length="student.steps",
     scored={"teacher": SCORE, "baseline": SCORE, "noise": SCORE, "student": SCORE},
     gain=("student", "noise"),
     registered={"student": "student"},

@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
-from gankd.stages.sections import JUDGE, ClassifierConfig, Precision, QualityConfig
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Precision, QualityConfig
 
 README = "RGAL README command"
 CODE = "RGAL code"
@@ -156,7 +156,7 @@ class RgalConfig(MethodConfig):
     baseline: ClassifierConfig = ClassifierConfig(network="wrn_16_1")
     synthesis: SynthesisConfig = SynthesisConfig()
     student: StudentConfig = StudentConfig()
-    judge: ClassifierConfig = JUDGE
+    feature_classifier: ClassifierConfig = FEATURE_CLASSIFIER
     quality: QualityConfig = QualityConfig()
 
     @model_validator(mode="after")

@@ -14,18 +14,18 @@ from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident, normalise
 from gankd.engine import Algorithm, train
-from gankd.pictures import sheet
+from gankd.pictures import sample_grid
 from gankd.stages.classifier import EVALUATIONS, accuracy, keep_classifier, load_network
 from gankd.store.artifact import Artifact
 from methods.rgal.checks import check_layers
 from methods.rgal.config import StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters, check_gram
-from methods.rgal.gate import check_teacher
 from methods.rgal.pool import Pool
 from methods.rgal.synthesis import Synthesis
+from methods.rgal.teacher_check import check_teacher
 
 KEPT_IMAGES = 10_000  # of the pool, in the artifact
-SHOWN = 80  # images on a sheet
+SHOWN = 80  # images on a sample grid
 
 
 class RoundTraining(Algorithm):
@@ -65,7 +65,7 @@ class RoundTraining(Algorithm):
         self.found = {"val_accuracy": now, "best_val_accuracy": max(now, self.found.get("best_val_accuracy", now))}
         self.ctx.evaluated(self.found, rounds * self.cfg.kd_steps)
         images, labels = self.pool.newest(SHOWN)
-        self.ctx.image("pool", sheet(normalise(images[labels.argsort(stable=True)]), columns=10), rounds)
+        self.ctx.image("pool", sample_grid(normalise(images[labels.argsort(stable=True)]), columns=10), rounds)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "found": self.found}

@@ -35,7 +35,7 @@ def cli() -> None:
 @click.option("--scheduler", type=click.Choice(["asha", "fifo"]), default="asha", show_default=True)
 @click.option("--search", type=click.Choice(["random", "optuna"]), default="random", show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Workers of each trial; more than one runs on Ray Train.")
-@click.option("--prefix-workers", type=int, help="Workers of the shared stages.  [default: as --workers]")
+@click.option("--shared-workers", type=int, help="Workers of the shared stages.  [default: as --workers]")
 @click.option("--cpus-per-worker", default=1.0, show_default=True)
 @click.option("--gpus-per-worker", default=0.0, show_default=True)
 @click.option("--address", help="Ray cluster to run on: auto, or host:port.  [default: this machine alone]")
@@ -57,8 +57,8 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
     else:
         if not flags["method"]:
             raise UserError("tune needs --method; `gankd methods` lists them (or --resume NAME)")
-        if flags["prefix_workers"] is None:
-            flags["prefix_workers"] = flags["workers"]
+        if flags["shared_workers"] is None:
+            flags["shared_workers"] = flags["workers"]
         if flags["space"]:
             flags["space"] = str(Path(flags["space"]).absolute())
         if Path(flags["preset"]).suffix:
@@ -121,9 +121,9 @@ def show(method: str, preset: str, assignments: tuple[str, ...]) -> None:
 @click.option("--seed", default=0, show_default=True)
 def sample(model: str, out: str, per_class: int, seed: int) -> None:
     """Images from a registered generator, e.g. digits-generator@champion."""
-    from gankd.commands.sample import sample_sheet
+    from gankd.commands.sample import write_samples
 
-    sample_sheet(model, Path(out), per_class, seed)
+    write_samples(model, Path(out), per_class, seed)
     click.echo(f"wrote {out}")
 
 

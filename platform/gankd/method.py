@@ -36,9 +36,9 @@ class Stage:
 
     name: str
     run: str
-    needs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     section: str = ""
-    reads: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
     ignores: frozenset[str] = frozenset()
     check: str = ""
     shares: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Stage:
 
     def also(self, config: MethodConfig) -> dict[str, Section]:
         """The further sections that it reads, by name."""
-        return {name: getattr(config, name) for name in self.reads}
+        return {name: getattr(config, name) for name in self.sections}
 
 
 def named(function: str) -> Callable[..., Any]:
@@ -90,8 +90,8 @@ class Method:
     objective: str
     space: str
     mode: str = "max"
-    progress: str = ""
-    horizon: str = ""
+    watched: str = ""
+    length: str = ""
     scored: Mapping[str, str] = field(default_factory=dict)
     gain: tuple[str, str] | None = None
     registered: Mapping[str, str] = field(default_factory=dict)
@@ -100,16 +100,16 @@ class Method:
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
-    def prefix(self, knobs: Collection[str]) -> list[Stage]:
-        """The shared prefix: stages that no knob in `knobs` (dotted names) touches, directly or through their needs."""
+    def shared(self, knobs: Collection[str]) -> list[Stage]:
+        """The shared stages: stages that no knob in `knobs` (dotted names) touches, directly or through their needs."""
         if any(knob == "seed" or knob.startswith("data.") for knob in knobs):
             return []
         touched: set[str] = set()
         for stage in self.stages:
             section = stage.section or stage.name
             own = {knob.partition(".")[2] for knob in knobs if knob.partition(".")[0] == section}
-            read = any(knob.partition(".")[0] in stage.reads for knob in knobs)
-            if own - stage.ignores or read or touched & set(stage.needs):
+            read = any(knob.partition(".")[0] in stage.sections for knob in knobs)
+            if own - stage.ignores or read or touched & set(stage.inputs):
                 touched.add(stage.name)
         return [stage for stage in self.stages if stage.name not in touched]
 

@@ -1,4 +1,4 @@
-"""Pictures for the tracker and the command line: sheets of images, confusions, curves."""
+"""Pictures for the tracker and the command line: grids of images, confusions, curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SIDE = 640  # pixels; small images are enlarged to about this width
 
 
-def sheet(images: Tensor, columns: int) -> Any:
+def sample_grid(images: Tensor, columns: int) -> Any:
     """Images (N, C, H, W) in [-1, 1] as one PIL picture, filled row by row, enlarged without smoothing."""
     import numpy as np
     from PIL import Image
@@ -32,7 +32,7 @@ def sheet(images: Tensor, columns: int) -> Any:
 
 def heat_map(shares: Tensor) -> Any:
     """A matrix of shares in 0..1 (rows x columns) as a PIL picture, dark to bright, enlarged without smoothing."""
-    return sheet(shares[None, None].float().mul(2).sub(1), columns=1)
+    return sample_grid(shares[None, None].float().mul(2).sub(1), columns=1)
 
 
 def as_png(picture: Any) -> str:

@@ -75,11 +75,11 @@ def stage_keys(method: Method, config: MethodConfig, fingerprint: str, salt: str
             "config": identity(stage.config(config)),
             "seed": config.seed,
             "data": fingerprint,
-            "needs": {name: keys[name] for name in stage.needs},
+            "needs": {name: keys[name] for name in stage.inputs},
             "salt": salt,
         }
-        if stage.reads:
-            content["reads"] = {name: identity(section) for name, section in stage.also(config).items()}
+        if stage.sections:
+            content["sections"] = {name: identity(section) for name, section in stage.also(config).items()}
         keys[stage.name] = f"{stage.name}-{digest(content)}"
     return keys
 
@@ -137,7 +137,7 @@ class Pipeline:
                 # Whoever held the lease before may have made it.
                 artifact = self.store.get(key) if leader else None
                 if not self.world.from_leader(artifact is not None):
-                    artifact = self._make(stage, {name: artifacts[name] for name in stage.needs})
+                    artifact = self._make(stage, {name: artifacts[name] for name in stage.inputs})
         if not leader:
             artifact = self.store.get(key)
         if artifact is None:
@@ -206,7 +206,7 @@ class Pipeline:
             world_size=self.world.size,
             events=events,
             trial=self.job.trial,
-            report=self.report if stage.name == self.method.progress else None,
+            report=self.report if stage.name == self.method.watched else None,
             checkpoint_seconds=self.job.checkpoint_seconds,
         )
         ctx.seed_layers(-1)
@@ -244,7 +244,7 @@ class Pipeline:
             key=self.keys[stage.name],
             stage=stage.name,
             config=flatten(stage.config(self.config)) | flatten(self._reads(stage)),
-            inputs={name: self.keys[name] for name in stage.needs},
+            inputs={name: self.keys[name] for name in stage.inputs},
             trial=self.job.trial,
         )
         return events
@@ -261,7 +261,7 @@ class Pipeline:
             "version": stage.version,
             "method": self.method.name,
             "config": stage.config(self.config).model_dump(mode="json"),
-            "reads": self._reads(stage),
+            "sections": self._reads(stage),
             "data_config": self.config.data.model_dump(mode="json"),
             "seed": self.config.seed,
             "fingerprint": load_data(self.config.data).fingerprint,

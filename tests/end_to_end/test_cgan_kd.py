@@ -20,7 +20,7 @@ from tests.conftest import Done
 from tests.end_to_end.conftest import SWEEP, SmokeSweep
 
 METHOD = find_method("cgan_kd")
-SHARED = ("teacher", "baseline", "judge", "reference", "biggan", "extractor", "quality")
+SHARED = ("teacher", "baseline", "feature_classifier", "real_statistics", "biggan", "extractor", "quality")
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ def test_every_stage_has_one_run_and_its_trials_point_to_it(smoke: SmokeSweep, r
     assert {"student/loss", "student/val_accuracy"} <= student.data.metrics.keys()
 
 
-def test_a_sheet_of_samples_is_on_the_page_of_the_gan(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
+def test_a_grid_of_samples_is_on_the_page_of_the_gan(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
     gan = next(run for run in runs["stage"] if run.info.run_name.startswith("biggan"))
     folder = smoke.place.folder / "mlruns" / gan.info.run_id / "artifacts" / "images"
-    (picture,) = folder.glob("biggan~sheet+step+1+*.png")
+    (picture,) = folder.glob("biggan~sample_grid+step+1+*.png")
     assert gan.data.tags["mlflow.loggedImages"] == "True"
     assert Image.open(picture).size[0] > 8 * 8
 
@@ -178,7 +178,7 @@ def test_evaluate_measures_a_generator_as_the_sweep_did(smoke: SmokeSweep) -> No
         ("KMMD", "kmmd"),
     ):
         assert float(rows[title]) == pytest.approx(recorded[f"quality/{metric}_classifier"], rel=2e-3, abs=1e-4), title
-    assert "accuracy of the judge" in done.stdout
+    assert "accuracy of the feature classifier" in done.stdout
     assert "fewer than 5 for each of 16 features" in done.stdout
     elsewhere = smoke.place.gankd("evaluate", "digits-generator@champion", "--storage", "nowhere")
     assert elsewhere.returncode == 2

@@ -42,15 +42,23 @@ def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
     ends = workplace.events("first", "stage_end")
     assert {event["status"] for event in ends} == {"finished"}
     assert set(Counter(event["key"] for event in ends).values()) == {1}
-    assert [event["stage"] for event in ends if not event["trial"]] == ["judge", "pretrain", "reference"]
+    assert [event["stage"] for event in ends if not event["trial"]] == ["feature_classifier", "pretrain", "real_statistics"]
     pictures = {event["name"] for event in workplace.events("first", "image")}
-    wanted = {"pretrain/sheet", "bn/start", "bn/sheet", "bn/borrowing", "bn/interpolation", "ft/sheet", "finetune/start"}
+    wanted = {
+        "pretrain/sample_grid",
+        "bn/start",
+        "bn/sample_grid",
+        "bn/borrowing",
+        "bn/interpolation",
+        "ft/sample_grid",
+        "finetune/start",
+    }
     assert wanted <= pictures
     generator = models.load(fetch(workplace.tracking, "digits-generator@champion"))
     assert (generator.old_classes, generator.classes) == (7, 3)
     best = min(workplace.trials("first"), key=lambda trial: trial["metrics"]["ft/fid_classifier"])
     manifest = json.loads((workplace.storage / "artifacts" / best["keys"]["ft"] / "manifest.json").read_text())
-    assert manifest["reads"]["task"]["new_classes"] == [7, 8, 9]
+    assert manifest["sections"]["task"]["new_classes"] == [7, 8, 9]
     evaluated = workplace.gankd("evaluate", "digits-generator@champion", "--storage", str(workplace.storage))
     assert evaluated.returncode == 0, evaluated.stderr
     assert "validation (142)" in evaluated.stdout  # the images of the new classes only

@@ -31,7 +31,7 @@ def manifests(place: Workplace) -> dict[str, list[dict[str, Any]]]:
 
 def test_a_sweep(workplace: Workplace) -> None:
     (workplace.folder / "space.py").write_text(SPACE)
-    workplace.make("rgal", ("teacher", "baseline", "noise", "judge", "reference"), {})
+    workplace.make("rgal", ("teacher", "baseline", "noise", "feature_classifier", "real_statistics"), {})
     flags = ("--preset", "smoke", "--trials", "2", "--scheduler", "fifo", "--space", "space.py", "--name", "first")
     done = workplace.tune("--method", "rgal", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -44,8 +44,8 @@ def test_a_sweep(workplace: Workplace) -> None:
         "teacher": 1,
         "baseline": 1,
         "noise": 1,
-        "judge": 1,
-        "reference": 1,
+        "feature_classifier": 1,
+        "real_statistics": 1,
         "student": 2,
         "pool": 2,
     }
@@ -55,7 +55,7 @@ def test_a_sweep(workplace: Workplace) -> None:
         assert images.dtype == np.uint8
         assert images.shape == (80, 1, 8, 8)
         assert labels.shape == (80,)
-        assert manifest["reads"]["synthesis"]["g_steps"] == 4
+        assert manifest["sections"]["synthesis"]["g_steps"] == 4
     # Progress is told in student steps, up to the horizon of 16.
     values = [event for event in workplace.events("first", "metrics") if "student/val_accuracy" in event["values"]]
     assert {event["step"] for event in values if "key" in event} == {4, 8, 12, 16}
@@ -99,7 +99,7 @@ def test_a_teacher_of_other_classes(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_workers_cannot_share(workplace: Workplace) -> None:
-    done = workplace.tune("--method", "rgal", "--preset", "smoke", "--workers", "3", "--prefix-workers", "1")
+    done = workplace.tune("--method", "rgal", "--preset", "smoke", "--workers", "3", "--shared-workers", "1")
     assert done.returncode == 2
     assert "'student.batch' cannot be 10" in done.stderr
     assert not (workplace.storage / "artifacts").exists()

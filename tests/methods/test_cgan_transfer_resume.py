@@ -18,9 +18,11 @@ METHOD = find_method("cgan_transfer")
 
 
 def transfer(storage: Path) -> dict[str, float]:
-    tree = with_knobs(read_preset(METHOD.presets, "smoke"), {"training.steps": 12, "pretrain.steps": 10, "judge.epochs": 1})
+    tree = with_knobs(
+        read_preset(METHOD.presets, "smoke"), {"training.steps": 12, "pretrain.steps": 10, "feature_classifier.epochs": 1}
+    )
     config = build_config(METHOD.config, tree).model_dump(mode="json")
-    stages = ("judge", "pretrain", "reference", "bn", "ft")
+    stages = ("feature_classifier", "pretrain", "real_statistics", "bn", "ft")
     metrics = run(Job("cgan_transfer", config, str(storage), stages=stages, threads=1, checkpoint_seconds=0))
     return {name: value for name, value in metrics.items() if not name.endswith("/evaluation_share")}  # that is a time
 

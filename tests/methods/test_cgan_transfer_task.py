@@ -97,9 +97,16 @@ def test_too_few_images_are_refused_and_fewer_than_a_batch_named(caplog: pytest.
 
 
 def test_a_sweep_over_the_regularisers_trains_neither_gan_nor_controls_again() -> None:
-    shared = [stage.name for stage in METHOD.prefix({"bn.comb_l1_scale", "bn.res_l2_scale", "bn.g_lr", "bn.share"})]
-    assert shared == ["judge", "pretrain", "reference", "finetune", "scratch"]
-    assert [stage.name for stage in METHOD.prefix({"ft.g_lr"})] == ["judge", "pretrain", "reference", "bn", "finetune", "scratch"]
+    shared = [stage.name for stage in METHOD.shared({"bn.comb_l1_scale", "bn.res_l2_scale", "bn.g_lr", "bn.share"})]
+    assert shared == ["feature_classifier", "pretrain", "real_statistics", "finetune", "scratch"]
+    assert [stage.name for stage in METHOD.shared({"ft.g_lr"})] == [
+        "feature_classifier",
+        "pretrain",
+        "real_statistics",
+        "bn",
+        "finetune",
+        "scratch",
+    ]
 
 
 def test_paper_presets_hold_the_scripts_values() -> None:

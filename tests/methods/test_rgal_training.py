@@ -21,10 +21,10 @@ from gankd.errors import StageFailed, UserError
 from gankd.registry import find_method
 from methods.rgal.config import RgalConfig, StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters
-from methods.rgal.gate import check_teacher
 from methods.rgal.relations import DISTANCE_WEIGHTED, relation_loss
 from methods.rgal.stages import Alternation, NoiseTraining, train_student
 from methods.rgal.synthesis import Synthesis, draw_labels
+from methods.rgal.teacher_check import check_teacher
 from tests.methods.rgal_fixtures import CIFAR10, arrays, context, fill, filled, negative_matrix, texts, wrn_keys
 
 METHOD = find_method("rgal")
@@ -346,6 +346,6 @@ def test_the_default_space_fits_the_presets() -> None:
         tree = preset(name).model_dump(mode="json")
         check_space(space, METHOD, tree)
         # The teacher and the comparison on real data are trained once for all trials.
-        shared = {stage.name for stage in METHOD.prefix(space.samplers)}
+        shared = {stage.name for stage in METHOD.shared(space.samplers)}
         assert {"teacher", "baseline"} <= shared
         assert not {"student", "noise"} & shared

@@ -17,8 +17,8 @@ from gankd.stages.watch import Watch, WatchedTraining, looks
 from gankd.store import Store
 
 METHOD = find_method("cgan_kd")
-STAGES = ("judge", "reference", "biggan")
-FEW = {"biggan.steps": 24, "biggan.evaluations": 4, "biggan.sheets": 0, "judge.epochs": 1}
+STAGES = ("feature_classifier", "real_statistics", "biggan")
+FEW = {"biggan.steps": 24, "biggan.evaluations": 4, "biggan.sample_grids": 0, "feature_classifier.epochs": 1}
 
 
 def made(root: Path, **knobs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, float]]:
@@ -71,7 +71,7 @@ def test_either_can_be_the_artifact(tmp_path: Path) -> None:
 
 
 def test_measuring_changes_nothing_of_the_training(tmp_path: Path) -> None:
-    often, _, _ = made(tmp_path / "often", biggan__evaluations=12, biggan__sheets=3)
+    often, _, _ = made(tmp_path / "often", biggan__evaluations=12, biggan__sample_grids=3)
     once, _, _ = made(tmp_path / "once", biggan__evaluations=1)
     assert same(often, once)
 
@@ -97,14 +97,14 @@ def test_a_resumed_gan_is_the_undisturbed_one(tmp_path: Path, step: int, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("steps", "evaluations", "sheets", "expected"),
+    ("steps", "evaluations", "sample_grids", "expected"),
     [(100, 10, 4, (10, 4)), (100, 4, 10, (4, 10)), (25, 10, 4, (9, 4)), (3, 10, 4, (3, 3)), (7, 1, 0, (1, 0))],
 )
-def test_looks_are_spread_over_the_training(steps: int, evaluations: int, sheets: int, expected: tuple[int, int]) -> None:
+def test_looks_are_spread_over_the_training(steps: int, evaluations: int, sample_grids: int, expected: tuple[int, int]) -> None:
     watch = object.__new__(Watch)
     watch.steps = steps
-    watch.every, watch.looks = looks(steps, max(evaluations, sheets))
+    watch.every, watch.looks = looks(steps, max(evaluations, sample_grids))
     looked = [step for step in range(1, steps + 1) if step % watch.every == 0 or step == steps]
-    due = [[step for step in looked if watch._due(step, times)] for times in (evaluations, sheets)]
+    due = [[step for step in looked if watch._due(step, times)] for times in (evaluations, sample_grids)]
     assert due[0][-1] == steps
     assert (len(due[0]), len(due[1])) == expected

@@ -15,7 +15,7 @@ def test_no_rung_lies_at_the_end(tmp_path: Path, steps: int) -> None:
 
     flags = {"method": "cgan_kd", "preset": "smoke", "overrides": {"student.steps": steps}}
     sweep = prepare(request_of(flags), str(tmp_path))
-    assert sweep.horizon() == steps
+    assert sweep.watched_length() == steps
     rungs = [rung for bracket in _scheduler(sweep)._brackets for rung, _ in bracket._rungs]
     assert rungs
     assert max(rungs) < steps

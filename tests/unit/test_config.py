@@ -90,8 +90,10 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
 
 def test_a_section_given_in_part_keeps_the_methods_own_defaults() -> None:
     config = find_method("rgal").config
-    own = config().judge
-    assert build_config(config, {"judge": {"epochs": 30}}).judge == own.model_copy(update={"epochs": 30})
+    own = config().feature_classifier
+    assert build_config(config, {"feature_classifier": {"epochs": 30}}).feature_classifier == own.model_copy(
+        update={"epochs": 30}
+    )
     assert own.network != type(own)().network
 
 

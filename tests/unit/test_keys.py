@@ -39,30 +39,30 @@ def test_how_the_data_was_named_changes_nothing() -> None:
     assert changed({"data.name": "hdf5", "data.path": "somewhere.h5"}) == set()
 
 
-def test_the_shared_prefix_is_what_no_searched_knob_touches() -> None:
-    def prefix(*knobs: str) -> list[str]:
-        return [stage.name for stage in METHOD.prefix(knobs)]
+def test_the_shared_stages_are_what_no_searched_knob_touches() -> None:
+    def shared(*knobs: str) -> list[str]:
+        return [stage.name for stage in METHOD.shared(knobs)]
 
-    assert prefix("samples.filter_quantile") == [
+    assert shared("samples.filter_quantile") == [
         "teacher",
         "baseline",
-        "judge",
-        "reference",
+        "feature_classifier",
+        "real_statistics",
         "biggan",
         "extractor",
         "quality",
         "density_ratio",
         "control",
     ]
-    assert prefix("density_ratio.lam", "student.lr") == [
+    assert shared("density_ratio.lam", "student.lr") == [
         "teacher",
         "baseline",
-        "judge",
-        "reference",
+        "feature_classifier",
+        "real_statistics",
         "biggan",
         "extractor",
         "quality",
     ]
     assert changed({"quality.images": 50, "quality.neighbours": 5}) == {"quality"}
-    assert prefix("student.fakes") == [stage for stage in STAGES if stage != "student"]
-    assert prefix("seed") == prefix("data.train_images") == []
+    assert shared("student.fakes") == [stage for stage in STAGES if stage != "student"]
+    assert shared("seed") == shared("data.train_images") == []

@@ -80,7 +80,7 @@ def notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     said = ["gain: over the method's control, positive where it helps; on test where both are scored there, else on validation."]
     if len({row["data"] for row in rows}) > 1:
         said.append("These sweeps did not all read the same images: their data fingerprints differ.")
-    if len({row["judge"] for row in rows if row["judge"]}) > 1:
+    if len({row["feature_classifier"] for row in rows if row["feature_classifier"]}) > 1:
         said.append("The classifier in whose features images are compared is not the same in all rows.")
     return said
 

@@ -79,12 +79,15 @@ def _generator_table(
 ) -> Table:
     from gankd.context import Context, choose_device
     from gankd.metrics.extractors import from_weights
-    from gankd.stages.quality import judge_of
+    from gankd.stages.quality import extractor_of
 
     keys = json.loads(tags["gankd.keys"])
-    made, judge = _artifact(store, "generator", tags["gankd.key"]), _artifact(store, "judge", keys.get("judge", ""))
+    made, feature_classifier = (
+        _artifact(store, "generator", tags["gankd.key"]),
+        _artifact(store, "feature_classifier", keys.get("feature_classifier", "")),
+    )
     measured = _artifact(store, "quality", keys["quality"]) if "quality" in keys else made
-    known = measured.config if measured is not made else made.manifest.get("reads", {}).get("quality", {})
+    known = measured.config if measured is not made else made.manifest.get("sections", {}).get("quality", {})
     cfg = build_config(QualityConfig, {**known, **changes})
     # Stage and seed of the sweep: where a stage `quality` measured the generator, the same latents and so the same numbers.
     ctx = Context(measured.stage, measured.key, measured.manifest["seed"], Path(), store, choose_device())
@@ -92,8 +95,10 @@ def _generator_table(
     table = Table(title=f"{model}: {cfg.images} generated images", title_justify="left")
     for heading in ("metric", *(f"{name} ({len(part)})" for name, part in parts.items())):
         table.add_column(heading, justify="left" if heading == "metric" else "right", overflow="fold")
-    said: list[str] = [f"accuracy of the judge on the validation part: {judge.metrics['val_accuracy']:.2f} %"]
-    extractors = [judge_of(judge, ctx.device)]
+    said: list[str] = [
+        f"accuracy of the feature classifier on the validation part: {feature_classifier.metrics['val_accuracy']:.2f} %"
+    ]
+    extractors = [extractor_of(feature_classifier, ctx.device)]
     if cfg.extractor:
         extractors.append(from_weights(cfg.extractor, cfg.weights).to(ctx.device))
     for extractor in extractors:

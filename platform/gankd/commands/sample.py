@@ -9,12 +9,12 @@ from gankd.tracking.model_registry import load as fetch
 from gankd.tracking.tracker import Tracker
 
 
-def sample_sheet(model: str, out: Path, per_class: int, seed: int) -> None:
+def write_samples(model: str, out: Path, per_class: int, seed: int) -> None:
     """Write a picture with a row per class of a registered generator. Raises UserError when the model is no generator."""
     import torch
 
     from gankd import models
-    from gankd.pictures import sheet
+    from gankd.pictures import sample_grid
 
     generator = models.load(fetch(Tracker.default_uri(Path.cwd()), model))
     if not hasattr(generator, "dim_z"):
@@ -25,4 +25,4 @@ def sample_sheet(model: str, out: Path, per_class: int, seed: int) -> None:
     labels = torch.arange(generator.classes).repeat_interleave(per_class)
     with torch.no_grad():
         images = torch.cat([generator(*part) for part in zip(z.split(500), labels.split(500))])
-    sheet(images, columns=per_class).save(out)
+    sample_grid(images, columns=per_class).save(out)

@@ -11,7 +11,7 @@ from gankd.data import DataSet
 from gankd.data.augment import Resident
 from gankd.models.sync_batch_norm import synchronise
 from gankd.stages.gan import GANHyperparameters
-from gankd.stages.quality import judge_of, load_reference
+from gankd.stages.quality import extractor_of, load_real_statistics
 from gankd.stages.sections import GanConfig, QualityConfig
 from gankd.stages.watch import Watch, WatchedTraining, train_watched
 from gankd.store.artifact import Artifact
@@ -19,10 +19,12 @@ from gankd.store.artifact import Artifact
 EVALUATION_BATCH = 100  # generated images at a time; workers share the batches
 
 
-def train_generator(ctx: Context, cfg: GanConfig, data: DataSet, judge: Artifact, reference: Artifact) -> dict[str, float]:
+def train_generator(
+    ctx: Context, cfg: GanConfig, data: DataSet, feature_classifier: Artifact, real_statistics: Artifact
+) -> dict[str, float]:
     """Train the GAN; the artifact is an averaged generator (EMA), the last or the best one as `cfg.keep` says.
 
-    The other one lies in the subfolder named after it. Sample sheets and all metrics on the validation part are logged on
+    The other one lies in the subfolder named after it. Sample grids and all metrics on the validation part are logged on
     the way; the metrics returned are those of the generator that is kept.
     """
     ctx.share(cfg.batch)
@@ -46,12 +48,12 @@ def train_generator(ctx: Context, cfg: GanConfig, data: DataSet, judge: Artifact
     watch = Watch(
         ctx,
         training.ema.average,
-        judge_of(judge, ctx.device),
-        load_reference(reference, ctx.device),
+        extractor_of(feature_classifier, ctx.device),
+        load_real_statistics(real_statistics, ctx.device),
         QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH),
         steps=cfg.steps,
         evaluations=cfg.evaluations,
-        sheets=cfg.sheets,
+        sample_grids=cfg.sample_grids,
         keep=cfg.keep,
     )
     found = train_watched(ctx, training, watch, cfg.batch * cfg.d_steps)

@@ -1,10 +1,10 @@
 """How good a generator is, on the validation part, by every metric of `gankd.metrics.suite` from one pass.
 
-A method has three stages for it: `judge`, a classifier of the real training images, whose features are compared;
-`reference`, what the judge says of the real validation images, made once; `quality`, the generator against that. Whoever
-wants a subset of the classes, or has images in place of a generator, calls what these stages call:
+A method has three stages for it: `feature_classifier`, a classifier of the real training images, whose features are compared;
+`real_statistics`, what the feature classifier says of the real validation images, made once; `quality`, the generator against
+that. Whoever wants a subset of the classes, or has images in place of a generator, calls what these stages call:
 
-    judge_of(judge)                                        -> extractor
+    extractor_of(feature_classifier)                                        -> extractor
     real_features(ctx, cfg, part, extractor)               -> Features of a part of the data (any `Split`)
     image_features(ctx, cfg, images, labels, extractor)    -> Features of uint8 images
     generated_features(ctx, cfg, generator, extractor, labels)          -> Features of a generator's images of these classes
@@ -32,13 +32,13 @@ from gankd.stages.classifier import load_network
 from gankd.stages.sections import QualityConfig
 from gankd.store.artifact import Artifact
 
-REFERENCE, CLASSES = "features.safetensors", "classes.json"
+REAL_STATISTICS, CLASSES = "features.safetensors", "classes.json"
 ORDER_SEED = 0  # what real images score does not depend on a run's seed
 
 
-def judge_of(judge: Artifact, device: torch.device | str = "cpu") -> Extractor:
+def extractor_of(feature_classifier: Artifact, device: torch.device | str = "cpu") -> Extractor:
     """The artifact of a classifier stage as an extractor named "classifier"."""
-    return classifier(load_network(judge, device))
+    return classifier(load_network(feature_classifier, device))
 
 
 def image_features(ctx: Context, cfg: QualityConfig, images: Any, labels: Any, extractor: Extractor) -> Features:
@@ -129,24 +129,29 @@ def score_network(
     return suite(real, fake, cfg, extractor.name)
 
 
-def measure_real(ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact) -> dict[str, float]:
-    """The stage `reference`: what the judge's pass over the validation images leaves. Makes features.safetensors.
+def measure_real(ctx: Context, cfg: QualityConfig, data: DataSet, feature_classifier: Artifact) -> dict[str, float]:
+    """The stage `real_statistics`: what is left of a pass over the validation images. Makes features.safetensors.
 
     Its metrics are what real images score: FID between their two halves, their score.
     """
-    extractor = judge_of(judge, ctx.device)
+    extractor = extractor_of(feature_classifier, ctx.device)
     real = real_features(ctx, cfg, data.val, extractor)
-    real.save(ctx.out / REFERENCE)
+    real.save(ctx.out / REAL_STATISTICS)
     return real_side(real, extractor.name)
 
 
-def load_reference(reference: Artifact, device: torch.device | str = "cpu") -> Features:
+def load_real_statistics(real_statistics: Artifact, device: torch.device | str = "cpu") -> Features:
     """What `measure_real` made."""
-    return Features.load(reference.file(REFERENCE)).to(device)
+    return Features.load(real_statistics.file(REAL_STATISTICS)).to(device)
 
 
 def score_generator(
-    ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact, reference: Artifact, **generator: Artifact
+    ctx: Context,
+    cfg: QualityConfig,
+    data: DataSet,
+    feature_classifier: Artifact,
+    real_statistics: Artifact,
+    **generator: Artifact,
 ) -> dict[str, float]:
     """The stage `quality`: all metrics of the one further artifact, a generator. Makes metrics.json."""
     (made,) = generator.values()
@@ -156,13 +161,13 @@ def score_generator(
         return sampled_features(ctx, cfg, network, extractor, real)
 
     how = {"generator": made.key, "labels": cfg.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
-    real = load_reference(reference, ctx.device)
-    found = score(ctx, cfg, data, data.val, judge_of(judge, ctx.device), real, sampled, how)
-    return found | {"judge_accuracy": judge.metrics["val_accuracy"]}
+    real = load_real_statistics(real_statistics, ctx.device)
+    found = score(ctx, cfg, data, data.val, extractor_of(feature_classifier, ctx.device), real, sampled, how)
+    return found | {"feature_classifier_accuracy": feature_classifier.metrics["val_accuracy"]}
 
 
 def score_images(
-    ctx: Context, cfg: QualityConfig, data: DataSet, judge: Artifact, reference: Artifact, **images: Artifact
+    ctx: Context, cfg: QualityConfig, data: DataSet, feature_classifier: Artifact, real_statistics: Artifact, **images: Artifact
 ) -> dict[str, float]:
     """All metrics of the one further artifact's images.npy, uint8 (N, C, H, W), with labels.npy, (N,). Makes metrics.json."""
     (made,) = images.values()
@@ -170,9 +175,9 @@ def score_images(
     def given(extractor: Extractor, real: Features) -> Features:
         return image_features(ctx, cfg, made.array("images.npy"), made.array("labels.npy"), extractor)
 
-    real = load_reference(reference, ctx.device)
-    found = score(ctx, cfg, data, data.val, judge_of(judge, ctx.device), real, given, {"images_of": made.key})
-    return found | {"judge_accuracy": judge.metrics["val_accuracy"]}
+    real = load_real_statistics(real_statistics, ctx.device)
+    found = score(ctx, cfg, data, data.val, extractor_of(feature_classifier, ctx.device), real, given, {"images_of": made.key})
+    return found | {"feature_classifier_accuracy": feature_classifier.metrics["val_accuracy"]}
 
 
 def score(
@@ -180,23 +185,23 @@ def score(
     cfg: QualityConfig,
     data: DataSet,
     part: Split,
-    judge: Extractor,
+    feature_classifier: Extractor,
     real: Features,
     features: Callable[[Extractor, Features], Features],
     how: Mapping[str, Any],
 ) -> dict[str, float]:
-    """All metrics of images whose features `features(extractor, real)` gives, by the judge and a further extractor if asked for.
+    """All metrics of images whose features `features(extractor, real)` gives, also by a further extractor if asked for.
 
-    `real`: the judge's features of `part`, the images of `data` to compare with. Makes metrics.json: beside the numbers what they
-    depend on (extractor, counts, seed, `how` the images came about), intra-FID by class, and warnings.
+    `real`: the feature classifier's features of `part`, the images of `data` to compare with. Makes metrics.json: beside the
+    numbers what they depend on (extractor, counts, seed, `how` the images came about), intra-FID by class, and warnings.
     """
-    judges = [(judge, real)]
+    extractors = [(feature_classifier, real)]
     if cfg.extractor:
         further = from_weights(cfg.extractor, cfg.weights).to(ctx.device)
-        judges.append((further, real_features(ctx, cfg, part, further)))
+        extractors.append((further, real_features(ctx, cfg, part, further)))
     metrics: dict[str, float] = {}
     reports = {}
-    for extractor, known in judges:
+    for extractor, known in extractors:
         fake = features(extractor, known)
         found = suite(known, fake, cfg, extractor.name)
         reports[extractor.tag] = report(ctx, cfg, data, extractor, known, fake, how) | {"metrics": found}

@@ -88,7 +88,7 @@ class GanConfig(Section):
         ("color", "translation", "cutout"), "differentiable augmentation of what D sees", origin="cGAN-KD CIFAR-100"
     )
     flip: bool = knob(True, "random horizontal flips of real images", origin="cGAN-KD CIFAR-100")
-    sheets: int = knob(4, "sample sheets logged while training", origin="ours", ge=0, le=100)
+    sample_grids: int = knob(4, "sample grids logged while training", origin="ours", ge=0, le=100)
     evaluations: int = knob(10, "times that the averaged generator is measured while training", origin="ours", ge=1, le=1000)
     evaluation_images: int = knob(
         500, "images generated for each of them", unit="images", origin="ours: less than 2 % of the time", ge=10, le=100_000
@@ -114,7 +114,7 @@ def check_micro_batches(whose: str, batch: int, accumulations: int) -> None:
 
 
 class QualityConfig(Section):
-    """Measuring a generator on the validation part, in the features of the judge, and of one more extractor if asked for."""
+    """Measuring a generator on the validation part, in the features of a classifier, and of one more extractor if asked for."""
 
     images: int = knob(2000, "generated images", unit="images", origin="ours", ge=10, le=1_000_000)
     batch: int = knob(500, "images at a time", unit="images", origin="ours", ge=1)
@@ -138,7 +138,7 @@ class QualityConfig(Section):
         None, "a squared sigma of your own, for a further `kmmd_fixed`; null = none", origin="ours", gt=0
     )
     extractor: Literal["inception_torchvision", "inception_tf_ported", "clip"] | None = knob(
-        None, "a further feature extractor beside the judge; needs `weights`", origin="ours"
+        None, "a further feature extractor beside the feature classifier; needs `weights`", origin="ours"
     )
     weights: str | None = knob(None, "file with the further extractor's weights", unit="path", origin="ours")
 
@@ -151,8 +151,8 @@ class QualityConfig(Section):
         return self
 
 
-# What of `quality` the real side does not depend on: a stage `reference` ignores it, and is made once.
+# What of `quality` the real side does not depend on: a stage `real_statistics` ignores it, and is made once.
 GENERATED_ONLY = frozenset(QualityConfig.model_fields) - {"batch", "keep", "splits"}
 
-# The classifier that judges generators: one for all methods, so that with the same data and seed they share it.
-JUDGE = ClassifierConfig(network="resnet20", epochs=60, batch=128, lr=0.1, schedule="cosine")
+# The classifier that measures generators: one for all methods, so that with the same data and seed they share it.
+FEATURE_CLASSIFIER = ClassifierConfig(network="resnet20", epochs=60, batch=128, lr=0.1, schedule="cosine")

@@ -1,4 +1,4 @@
-"""Looking at a generator while it trains: metrics, sample sheets, and the best weights so far."""
+"""Looking at a generator while it trains: metrics, sample grids, and the best weights so far."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from gankd.context import Context
 from gankd.engine import train
 from gankd.metrics.extractors import Extractor
 from gankd.metrics.suite import Features
-from gankd.pictures import sheet
+from gankd.pictures import sample_grid
 from gankd.stages.gan import GANTraining
 from gankd.stages.quality import score_network
 from gankd.stages.sections import QualityConfig
 
-ROWS = 8  # images per class on a sheet
+ROWS = 8  # images per class on a sample grid
 CLASSES_SHOWN = 10
 
 
 class Watch:
-    """Looks at an averaged generator while it trains: all metrics, sample sheets, and a copy of the best weights so far.
+    """Looks at an averaged generator while it trains: all metrics, sample grids, and a copy of the best weights so far.
 
-    Best is the lowest FID in the judge's features. Evaluations use the same latents every time, so that they differ by the
-    generator alone. `best` goes into checkpoints.
+    Best is the lowest FID in the feature classifier's features. Evaluations use the same latents every time, so that they differ
+    by the generator alone. `best` goes into checkpoints.
 
     Args:
         average: the averaged generator, with `dim_z` and `classes`.
-        judge, real: the extractor, and its features of the real images to compare with.
+        feature_classifier, real: the extractor, and its features of the real images to compare with.
         steps: how long the training is.
-        evaluations, sheets: how often to measure (at least once) and to show; spread evenly, the last after the last step.
+        evaluations, sample_grids: how often to measure (at least once) and to show; spread evenly, the last after the last step.
         keep: "last" or "best", which of the two is to be the artifact.
         asked: what is asked for images in place of `average`, where its labels are not the data's.
 
     Attributes:
-        every: steps between two looks; a look may be for metrics, for a sheet, or for both.
+        every: steps between two looks; a look may be for metrics, for a sample grid, or for both.
         seconds: time that looking has taken in this process.
     """
 
     def __init__(
-        self, ctx: Context, average: nn.Module, judge: Extractor, real: Features, quality: QualityConfig, *,
-        steps: int, evaluations: int, sheets: int, keep: str, asked: Any = None,
+        self, ctx: Context, average: nn.Module, feature_classifier: Extractor, real: Features, quality: QualityConfig, *,
+        steps: int, evaluations: int, sample_grids: int, keep: str, asked: Any = None,
     ) -> None:  # fmt: skip
-        self.ctx, self.average, self.judge, self.real, self.quality = ctx, average, judge, real, quality
-        self.steps, self.evaluations, self.sheets, self.kept = steps, evaluations, sheets, keep
+        self.ctx, self.average, self.feature_classifier, self.real, self.quality = ctx, average, feature_classifier, real, quality
+        self.steps, self.evaluations, self.sample_grids, self.kept = steps, evaluations, sample_grids, keep
         self.asked = asked or average
-        self.every, self.looks = looks(steps, max(evaluations, sheets))
+        self.every, self.looks = looks(steps, max(evaluations, sample_grids))
         self.best: dict[str, Any] = {"step": 0, "metrics": {}, "weights": {}}
         self.seconds = 0.0
 
     @property
     def fid(self) -> str:
         """The name of the metric that decides which generator is best."""
-        return f"fid_{self.judge.name}"
+        return f"fid_{self.feature_classifier.name}"
 
     def look(self, step: int) -> dict[str, float]:
         """What is due after `step` steps: the metrics, when they are."""
@@ -64,11 +64,11 @@ class Watch:
             torch.cuda.synchronize(self.ctx.device)  # training that is still under way is not evaluation
         since = time.perf_counter()
         found: dict[str, float] = {}
-        if self._due(step, self.sheets):
+        if self._due(step, self.sample_grids):
             number = -(-step // self.every)
-            self.ctx.image("sheet", class_sheet(self.average, self.ctx), -(-number * self.sheets // self.looks))
+            self.ctx.image("sample_grid", class_grid(self.average, self.ctx), -(-number * self.sample_grids // self.looks))
         if self._due(step, self.evaluations):
-            found = score_network(self.ctx, self.quality, self.asked, self.judge, self.real, "evaluation")
+            found = score_network(self.ctx, self.quality, self.asked, self.feature_classifier, self.real, "evaluation")
             if not self.best["metrics"] or found[self.fid] < self.best["metrics"][self.fid]:
                 weights = {name: value.cpu().clone() for name, value in self.average.state_dict().items()}
                 self.best = {"step": step, "metrics": found, "weights": weights}
@@ -129,9 +129,9 @@ def train_watched(ctx: Context, training: WatchedTraining, watch: Watch, batch: 
 
 
 @torch.no_grad()
-def class_sheet(generator: Any, ctx: Context) -> object:
+def class_grid(generator: Any, ctx: Context) -> object:
     """A picture with a row per class (the first ones), the same latents every time."""
     shown = min(generator.classes, CLASSES_SHOWN)
-    z = torch.randn(shown * ROWS, generator.dim_z, generator=ctx.rng(0, "sheet"), device=ctx.device)
+    z = torch.randn(shown * ROWS, generator.dim_z, generator=ctx.rng(0, "samples"), device=ctx.device)
     labels = torch.arange(shown, device=ctx.device).repeat_interleave(ROWS)
-    return sheet(generator(z, labels), columns=ROWS)
+    return sample_grid(generator(z, labels), columns=ROWS)

@@ -1,4 +1,4 @@
-"""A whole sweep from start to end: tracking, the shared prefix, the trials, the choice, the test scores, the registry."""
+"""A whole sweep from start to end: tracking, the shared stages, the trials, the choice, the test scores, the registry."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def open_tracker(sweep: Sweep) -> Tracker:
         "gankd.metric": sweep.space.metric,
         "gankd.version": __version__,
     }
-    if any(stage.name == "judge" for stage in sweep.method.stages):
-        tags["gankd.judge"] = stage_keys(sweep.method, sweep.config, sweep.fingerprint)["judge"]
+    if any(stage.name == "feature_classifier" for stage in sweep.method.stages):
+        tags["gankd.feature_classifier"] = stage_keys(sweep.method, sweep.config, sweep.fingerprint)["feature_classifier"]
     tracker.open_sweep(flatten(sweep.tree), tags)
     return tracker
 
@@ -107,18 +107,18 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
     have = start_ray(address)
     stack.callback(ray.shutdown)
     check_fits(sweep.request.resources(sweep.request.workers), have, "a trial")
-    if sweep.prefix():
-        check_fits(sweep.request.resources(sweep.request.prefix_workers), have, "the shared prefix")
+    if sweep.shared():
+        check_fits(sweep.request.resources(sweep.request.shared_workers), have, "the shared stages")
     return have
 
 
 def _train(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     # Tune would swallow Ctrl-C and end as if all were well.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    from gankd.sweep.trials import run_prefix, run_trials
+    from gankd.sweep.trials import run_shared, run_trials
 
     try:
-        run_prefix(sweep, cluster)
+        run_shared(sweep, cluster)
     except StageFailed as error:
         raise UserError(f"the sweep cannot start, its shared stages failed: {error}") from None
     return run_trials(sweep, cluster)
@@ -162,7 +162,7 @@ def _conclude(
 
 def validation_curves(sweep: Sweep, records: list[TrialRecord]) -> dict[str, list[tuple[int, float]]]:
     """Trial -> (step, objective) as its watched stage reported them in this sweep; what came from the store has none."""
-    trials = {record.keys.get(sweep.method.progress): record.trial for record in records}
+    trials = {record.keys.get(sweep.method.watched): record.trial for record in records}
     curves: dict[str, list[tuple[int, float]]] = {}
     reader = EventReader(sweep.records.events)
     cursor: dict[str, int] = {}

@@ -48,7 +48,7 @@ class SweepRequest(Section):
     scheduler: Literal["asha", "fifo"] = "asha"
     search: Literal["random", "optuna"] = "random"
     workers: int = Field(1, ge=1)
-    prefix_workers: int = Field(1, ge=1)
+    shared_workers: int = Field(1, ge=1)
     cpus_per_worker: float = Field(1.0, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
     checkpoint_seconds: float = Field(30.0, ge=0)
@@ -109,19 +109,19 @@ class Sweep:
             salt="" if self.request.reuse else f"{self.name}/{trial}",
         )
 
-    def prefix(self) -> tuple[str, ...]:
+    def shared(self) -> tuple[str, ...]:
         """Stages that no searched knob touches; none when artifacts are not to be reused."""
-        return tuple(stage.name for stage in self.method.prefix(self.space.samplers)) if self.request.reuse else ()
+        return tuple(stage.name for stage in self.method.shared(self.space.samplers)) if self.request.reuse else ()
 
-    def prefix_missing(self) -> bool:
+    def shared_missing(self) -> bool:
         store, keys = Store(self.storage), stage_keys(self.method, self.config, self.fingerprint)
-        return not all(store.has(keys[name]) for name in self.prefix())
+        return not all(store.has(keys[name]) for name in self.shared())
 
-    def horizon(self) -> int:
+    def watched_length(self) -> int:
         """Steps of the watched stage, the most that any trial can have; 0 when no stage is watched."""
-        if not self.method.horizon:
+        if not self.method.length:
             return 0
-        section, _, name = self.method.horizon.partition(".")
+        section, _, name = self.method.length.partition(".")
         searched = {knob: largest(sampler) for knob, sampler in self.space.samplers.items() if knob.startswith(f"{section}.")}
         config = self.config_of({knob: value for knob, value in searched.items() if value is not None})
         return int(getattr(getattr(config, section), name))
@@ -181,9 +181,9 @@ def default_name(request: SweepRequest) -> str:
 
 def check_shares(sweep: Sweep) -> None:
     """Every batch that workers share can be split evenly over them."""
-    shared = sweep.prefix()
+    shared = sweep.shared()
     for stage in sweep.method.stages:
-        flag = "prefix_workers" if stage.name in shared else "workers"
+        flag = "shared_workers" if stage.name in shared else "workers"
         workers = getattr(sweep.request, flag)
         for name in stage.shares:
             knob = name if "." in name else f"{stage.section or stage.name}.{name}"

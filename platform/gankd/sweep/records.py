@@ -109,7 +109,7 @@ class SweepRecords:
         for info in self._files.list(self._path("trials")):
             yield TrialRecord(**json.loads(self._files.read_bytes(info.name)))
 
-    def twins(self, request: dict[str, Any]) -> Iterator[list[TrialRecord]]:
+    def of_the_same_request(self, request: dict[str, Any]) -> Iterator[list[TrialRecord]]:
         """The trials of every other sweep here that asked for the same, the latest last."""
         found = []
         for name in sweep_names(self.storage):

@@ -35,12 +35,12 @@ from gankd.sweep.scoring import known_scores, make_scores, score_keys
 Cluster = Callable[[], Mapping[str, float]]
 
 
-def run_prefix(sweep: Sweep, cluster: Cluster) -> None:
-    """Make the shared prefix on Ray Train, with its own worker count. Nothing happens when the store holds all of it."""
-    stages = sweep.prefix()
-    if stages and sweep.prefix_missing():
+def run_shared(sweep: Sweep, cluster: Cluster) -> None:
+    """Make the shared stages on Ray Train, with its own worker count. Nothing happens when the store holds all of it."""
+    stages = sweep.shared()
+    if stages and sweep.shared_missing():
         cluster()
-        train_on_ray(sweep.job({}, stages=stages), sweep.request.resources(sweep.request.prefix_workers))
+        train_on_ray(sweep.job({}, stages=stages), sweep.request.resources(sweep.request.shared_workers))
 
 
 def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
@@ -131,7 +131,7 @@ def _search(sweep: Sweep, missing: list[dict[str, Any]], ended: Mapping[str, Tri
 
 
 def _scheduler(sweep: Sweep) -> Any:
-    horizon = sweep.horizon()
+    horizon = sweep.watched_length()
     if sweep.request.scheduler == "fifo" or horizon < 2:
         return FIFOScheduler()
     # A trial that reached the end has its last stages still to run: it is never stopped there, nor is there a rung.
@@ -178,7 +178,7 @@ def inherited(sweep: Sweep, points: list[dict[str, Any]]) -> list[TrialRecord]:
     Only trials of the very same artifacts count; those that failed are tried again.
     """
     own = {record.trial for record in sweep.records.trials()}
-    earlier = list(sweep.records.twins(sweep.request.model_dump(mode="json")))
+    earlier = list(sweep.records.of_the_same_request(sweep.request.model_dump(mode="json")))
     found = []
     for knobs in points if sweep.request.reuse else []:
         trial = trial_name(knobs)
@@ -230,7 +230,7 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord]
         events.close()
         # Last: a trial whose end could not be told is not over, and a resumed sweep runs it again.
         sweep.records.save_trial(record)
-    last = {"step": max(1, sweep.horizon())}
+    last = {"step": max(1, sweep.watched_length())}
     tune.report({sweep.space.metric: record.metrics.get(sweep.space.metric, math.nan), **last})
 
 

@@ -204,8 +204,8 @@ def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
     """The best finished sweep of each method on a data set: best student first, then those without one.
 
     Best is by the sweep's own objective on validation, in the sense of its tag `gankd.mode`. Each row has method, sweep,
-    run_id, data (fingerprint), judge (key), mode, objective, gain (over the control, positive where the method helps; None
-    without one) and all `metrics` of the sweep's run.
+    run_id, data (fingerprint), feature_classifier (key), mode, objective, gain (over the control, positive where the method
+    helps; None without one) and all `metrics` of the sweep's run.
     """
     with _answering(uri):
         client = mlflow_client(uri)
@@ -226,7 +226,7 @@ def _row(run: Any) -> dict[str, Any]:
         "sweep": tags["gankd.sweep"],
         "run_id": run.info.run_id,
         "data": tags.get("gankd.data", ""),
-        "judge": tags.get("gankd.judge", ""),
+        "feature_classifier": tags.get("gankd.feature_classifier", ""),
         "mode": tags.get("gankd.mode", "max"),
         "objective": metrics.get("objective"),
         "gain": metrics.get("gain"),
