@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from gankd.config import digest
 from gankd.method import Stage
 from gankd.pipeline import Job
 from gankd.store import Store
@@ -152,17 +151,22 @@ def validation_curves(sweep: Sweep, records: Sequence[TrialRecord]) -> dict[str,
         cursor = after
 
 
-def comparable(store: Store, fingerprint: str, key: str, metric: str) -> tuple[str, dict[str, object]]:
-    """A digest of all that a number depends on, and these facts: two numbers compare only where the digests are equal.
+def what_numbers_depend_on(sweep: Sweep, best: TrialRecord, store: Store) -> dict[str, dict[str, Any]]:
+    """Of the objective, and of what each registered role is compared by: all that the number depends on."""
+    metrics = {"objective": sweep.space.metric, **sweep.method.registered}
+    return {of: comparable_facts(sweep, best, store, metric) for of, metric in metrics.items()}
 
-    `metric` is one that the artifact `key` reports. The facts: the metric, the data's fingerprint, and what the stage says
-    (the extractor and its weights, numbers of images; for a network that is measured itself, its architecture).
+
+def comparable_facts(sweep: Sweep, record: TrialRecord, store: Store, metric: str) -> dict[str, Any]:
+    """All that a trial's `<stage>/<metric>` depends on: two numbers compare only where these facts are equal.
+
+    The metric's name (not the stage's), the data's fingerprint, and what the stage says: the extractor with its weights and
+    numbers of images, or for a network that is measured itself its architecture.
     """
-    manifest = store.manifest(key) or {}
-    basis = manifest.get("basis", {})
-    facts: dict[str, object] = {"metric": metric, "data": fingerprint}
+    stage, _, name = metric.partition("/")
+    basis = (store.manifest(record.keys[stage]) or {}).get("basis", {})
+    facts: dict[str, Any] = {"metric": name, "data": sweep.fingerprint}
     for suffix, part in basis.items():
-        if not suffix or metric.endswith(f"_{suffix}"):
+        if not suffix or name.endswith(f"_{suffix}"):
             facts |= part
-    facts = json.loads(json.dumps(facts, sort_keys=True))
-    return digest(facts), facts
+    return facts

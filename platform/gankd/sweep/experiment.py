@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from gankd.naming import changed_code, name_artifacts
 from gankd.pictures import trial_curves
 from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
-from gankd.sweep.conclusion import Conclusion, draw_conclusion, summary, validation_curves
+from gankd.sweep.conclusion import Conclusion, draw_conclusion, summary, validation_curves, what_numbers_depend_on
 from gankd.sweep.display import Live
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
@@ -141,6 +142,8 @@ def _record_conclusion(
         if manifest := store.manifest(key):
             tracker.stage_from_store(key, manifest)
     events.emit("metrics", step=0, values=summary(sweep, conclusion))
+    facts = what_numbers_depend_on(sweep, conclusion.best, store)
+    events.emit("tags", tags={f"gankd.comparable.{of}": json.dumps(each, sort_keys=True) for of, each in facts.items()})
     if curves := validation_curves(sweep, conclusion.records):
         events.emit("image", name="trials", step=0, png=trial_curves(curves, sweep.watched_metric))
     events.flush()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gankd.method import flatten
 from gankd.metrics.directions import direction
 from gankd.store import Store
-from gankd.sweep.conclusion import comparable
+from gankd.sweep.conclusion import comparable_facts
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
 from gankd.tracking.tracker import Tracker
@@ -42,8 +42,6 @@ def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], t
         artifact = store.get(best.keys[sweep.method.roles[role]])
         if artifact is None:
             continue
-        measuring, _, name = metric.partition("/")
-        _, facts = comparable(store, sweep.fingerprint, best.keys[measuring], name)
         version = register(
             tracker.uri,
             f"{sweep.dataset}-{role}",
@@ -53,7 +51,7 @@ def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], t
             metrics={**best.metrics, **tests},
             metric=metric,
             mode=direction(metric) or sweep.space.mode,
-            facts=facts,
+            facts=comparable_facts(sweep, best, store, metric),
             run_id=tracker.run_of(key=artifact.key),
             tags={
                 "gankd.method": sweep.method.name,
@@ -66,6 +64,6 @@ def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], t
         )
         state = "registered" if version.new else "already registered"
         reason = f": {version.reason}" if version.reason else ""
-        value = f"{name} {best.metrics[metric]:.4g}"
+        value = f"{metric} {best.metrics[metric]:.4g}"
         messages.append(f"{state} {version.name} version {version.version} ({version.alias}; {value}){reason}")
     return messages

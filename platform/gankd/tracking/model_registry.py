@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.errors import UserError
-from gankd.tracking.runs import is_refusal, mlflow_client
-from gankd.tracking.tracker import unreachable
+from gankd.tracking.runs import mlflow_client
+from gankd.tracking.tracker import answering
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,7 +75,7 @@ def register(
 
     Raises UserError when the store cannot be reached.
     """
-    with _answering(uri), _patient():
+    with answering(uri), patient():
         client = mlflow_client(uri)
         known = client.search_model_versions(f"name = '{name}' AND tags.`gankd.key` = '{key}'")
         own = {
@@ -189,7 +189,7 @@ def load(uri: str, model: str) -> Path:
     `model` is `name@alias`, `name/version` or `name` (its champion), with or without `models:/` before it.
     Raises UserError for an unknown name, version or alias, and when the store cannot be reached.
     """
-    with _answering(uri), _patient():
+    with answering(uri), patient():
         client = mlflow_client(uri)
         from mlflow.artifacts import download_artifacts  # after the client, which keeps MLflow quiet
 
@@ -199,7 +199,7 @@ def load(uri: str, model: str) -> Path:
 
 def version_tags(uri: str, model: str) -> dict[str, str]:
     """The tags of a registered version, named as in `load`, which raises the same errors."""
-    with _answering(uri):
+    with answering(uri):
         client = mlflow_client(uri)
         return dict(client.get_model_version(*_version(client, uri, model)).tags)
 
@@ -222,61 +222,8 @@ def _version(client: Any, uri: str, model: str) -> tuple[str, str]:
     return name, str(aliases.get(wanted, wanted))
 
 
-def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
-    """The best finished sweep of each method on a data set: best student first, then those without one.
-
-    Best is by the sweep's own objective on validation, in the sense of its tag `gankd.mode`. Each row has method, sweep,
-    run_id, data (fingerprint), feature_classifier (key), mode, objective, gain (over the control, positive where the method
-    helps; None without one) and all `metrics` of the sweep's run.
-    """
-    with _answering(uri):
-        client = mlflow_client(uri)
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
-        rows = [_row(run) for run in client.search_runs(experiments, query, max_results=1000)]
-    rows.reverse()  # MLflow gives the newest first; it is to win among equals
-    best: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=_goodness):
-        best[row["method"]] = row
-    return sorted(best.values(), key=lambda row: (-row["metrics"].get("val/student", -math.inf), row["method"]))
-
-
-def _row(run: Any) -> dict[str, Any]:
-    tags, metrics = run.data.tags, run.data.metrics
-    return {
-        "method": tags.get("gankd.method", ""),
-        "sweep": tags["gankd.sweep"],
-        "run_id": run.info.run_id,
-        "data": tags.get("gankd.data", ""),
-        "feature_classifier": tags.get("gankd.feature_classifier", ""),
-        "mode": tags.get("gankd.mode", "max"),
-        "objective": metrics.get("objective"),
-        "gain": metrics.get("gain"),
-        "metrics": dict(metrics),
-    }
-
-
-def _goodness(row: Mapping[str, Any]) -> float:
-    value = row["objective"]
-    if value is None or math.isnan(value):
-        return -math.inf
-    return -value if row["mode"] == "min" else value
-
-
 @contextmanager
-def _answering(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        from mlflow.exceptions import MlflowException  # not before: the client keeps MLflow quiet
-
-        if not isinstance(error, MlflowException) or is_refusal(error):
-            raise
-        raise unreachable(uri, error) from error
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
+def patient() -> Iterator[None]:
     """Time for big files: MLflow's usual patience in place of the tracker's."""
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
     before = {name: os.environ.get(name) for name in patience}
