@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,9 +60,10 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images and labels in three parts that share no image.
+    """Images and labels in three parts that share no image. Only a test stage is handed a set with its test part.
 
     Attributes:
+        test_part: the test images, or None where they are withheld; read them as `test`.
         classes: number of classes; None for a regression task.
         class_names: one name per class; empty for a regression task.
         label_unit, label_range: unit and possible values (low, high) of a regression label.
@@ -72,12 +73,23 @@ class DataSet:
     name: str
     train: Split
     val: Split
-    test: Split
+    test_part: Split | None
     classes: int | None
     class_names: tuple[str, ...]
     label_unit: str
     label_range: tuple[float, float] | None
     fingerprint: str
+
+    @property
+    def test(self) -> Split:
+        """The test part. Raises RuntimeError in a stage that is not a test stage."""
+        if self.test_part is None:
+            raise RuntimeError(f"only a stage declared with test=True is handed the test part of data set {self.name!r}")
+        return self.test_part
+
+    def without_test(self) -> DataSet:
+        """The same set, of the same fingerprint, with its test part withheld."""
+        return replace(self, test_part=None)
 
     @property
     def image_size(self) -> int:
