@@ -303,10 +303,11 @@ def test_idx_and_mnist(tmp_path: Path) -> None:
     [
         ("train-images-idx3-ubyte", idx_bytes(images(40, 28, 28))[:-7], "is truncated: 31353 bytes"),
         ("train-images-idx3-ubyte", b"\x89PNG....", "not an IDX file"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(labels(40)))[:-9], "not a readable gzip"),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(labels(40)), mtime=0)[:-9], "not a readable gzip"),
         ("train-labels-idx1-ubyte.gz", b"plain", "not a readable gzip"),
         ("t10k-images-idx3-ubyte", None, "must hold t10k-images"),
     ],
+    ids=["truncated", "another format", "truncated gzip", "no gzip", "absent"],
 )
 def test_bad_idx(tmp_path: Path, file: str, content: bytes | None, words: str) -> None:
     write_mnist(tmp_path)
