@@ -32,7 +32,6 @@ from gankd.sweep.plan import Sweep, trial_name
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.request import Resources
 
-
 SETTLE_S = 30.0
 
 
