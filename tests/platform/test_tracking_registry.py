@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.tracking.model_registry import compare, export, load, register
+from gankd.tracking.model_registry import export, load, register
 from gankd.tracking.runs import Runs
+from gankd.tracking.sweeps import finished_sweeps
 
 
 class Student(nn.Module):
@@ -60,8 +61,8 @@ class Store:
         save_file(network.state_dict(), folder / "model.safetensors")
         (folder / "recipe.json").write_text(json.dumps({"name": "tiny", "key": key}))
         return register(
-            self.uri, "digits-student", lambda: (network, STUDENT), folder, key=key, metrics={"val/acc": value}, metric="val/acc",
-            mode=mode, facts={"metric": "acc", "data": data, **facts}, run_id=self.runs.trial_run("t0"),
+            self.uri, "digits-student", lambda: (network, STUDENT), lambda: folder, key=key, metrics={"val/acc": value},
+            metric="val/acc", mode=mode, facts={"metric": "acc", "data": data, **facts}, run_id=self.runs.trial_run("t0"),
             shown_by=[self.runs.sweep_run({})], tags={"gankd.method": "rgal"},
         )  # fmt: skip
 
@@ -238,24 +239,23 @@ def test_a_registered_network_loads_by_its_alias(store: Store, monkeypatch: pyte
     assert mlflow.pytorch.load_model("models:/digits-student@champion")(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_compare_takes_each_methods_best_sweep_by_validation(store: Store) -> None:
-    def sweep(name: str, method: str, mode: str = "max", status: str = "FINISHED", **metrics: float) -> None:
+def test_the_finished_sweeps_of_a_data_set_are_told_with_what_their_numbers_depend_on(store: Store) -> None:
+    def sweep(name: str, method: str, status: str = "FINISHED", dataset: str = "cifar") -> None:
         runs = Runs(store.runs.client, store.runs.experiment_id, name)
-        tags = {"gankd.method": method, "gankd.dataset": "cifar", "gankd.mode": mode, "gankd.data": "c-1"}
-        run = runs.sweep_run(tags)
-        runs.metrics(run, {key.replace("_", "/"): value for key, value in metrics.items()}, 1, 0)
+        facts = json.dumps({"metric": "val_accuracy", "data": "c-1"})
+        tags = {"gankd.method": method, "gankd.dataset": dataset, "gankd.metric": "student/val_accuracy"}
+        run = runs.sweep_run(tags | {"gankd.comparable.student": facts})
+        runs.metrics(run, {"objective": 90.0, "val/student": 90.0}, 1, 0)
         runs.flush()
         runs.end(run, status, 2)
 
-    sweep("one", "rgal", objective=0.7, val_student=0.7, test_student=0.9)  # better on test only
-    sweep("two", "rgal", objective=0.8, val_student=0.8, gain=0.05, generator_fid=12.0)
-    sweep("three", "rgal", objective=0.99, status="KILLED")
-    sweep("four", "cgan_kd", objective=0.9, val_student=0.9)
-    sweep("five", "cgan_transfer", mode="min", objective=3.0)
-    sweep("six", "cgan_transfer", mode="min", objective=2.0)
-    rows = compare(store.uri, "cifar")
-    assert [(row["method"], row["sweep"]) for row in rows] == [("cgan_kd", "four"), ("rgal", "two"), ("cgan_transfer", "six")]
-    assert (rows[1]["objective"], rows[1]["gain"], rows[1]["data"]) == (0.8, 0.05, "c-1")
-    assert rows[1]["metrics"]["generator/fid"] == 12.0
-    assert rows[0]["gain"] is None
-    assert compare(store.uri, "svhn") == []
+    sweep("one", "rgal")
+    sweep("two", "cgan_kd")
+    sweep("three", "rgal", status="KILLED")
+    sweep("four", "rgal", dataset="svhn")
+    sweeps = {sweep.name: sweep for sweep in finished_sweeps(store.uri, "cifar")}
+    assert sweeps.keys() == {"one", "two"}
+    assert (sweeps["two"].method, sweeps["two"].objective) == ("cgan_kd", "student/val_accuracy")
+    assert sweeps["two"].metrics == {"objective": 90.0, "val/student": 90.0}
+    assert sweeps["two"].facts == {"student": {"metric": "val_accuracy", "data": "c-1"}}
+    assert finished_sweeps(store.uri, "mnist") == []
