@@ -15,7 +15,7 @@ from gankd import models
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident, normalise, to_uint8
-from gankd.engine import Algorithm, autocast, train
+from gankd.engine import Algorithm, autocast, train, update
 from gankd.stages.classifier import (
     EVALUATIONS,
     Batch,
@@ -73,13 +73,7 @@ class DensityRatioTraining(Algorithm):
             ratios = self.psi(features, torch.cat([labels, labels])).float()
         real, fake = ratios.chunk(2)
         loss = softplus_ratio_loss(real, fake, self.cfg.lam)
-        optimizer = self.optimizers["psi"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.ctx.average(self.psi)
-        for group in optimizer.param_groups:
-            group["lr"] = self.cfg.lr * multistep(step, self.milestones)
-        optimizer.step()
+        update(self.ctx, loss, self.optimizers["psi"], self.psi, lr=self.cfg.lr * multistep(step, self.milestones))
         return {"loss": loss.detach(), "ratio_real": real.detach().mean(), "ratio_fake": fake.detach().mean()}
 
 
@@ -89,7 +83,7 @@ def train_density_ratio(
     """Fit psi between real and generated features. Makes a saved network."""
     ctx.share(cfg.batch)
     training = DensityRatioTraining(ctx, cfg, data, load_network(biggan, ctx.device), load_network(extractor, ctx.device))
-    train(ctx, training, steps=training.steps, batch=cfg.batch, evaluate_every=training.steps)
+    train(ctx, training, steps=training.steps, batch=cfg.batch)
     models.save(training.psi, ctx.out)
     return {}
 
