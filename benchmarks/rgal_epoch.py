@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from gankd import models
 from gankd.context import Context
 from gankd.data import DataSet, Split
-from gankd.models.inversion_generator import InversionGenerator
 from gankd.stages.sections import Precision
 from gankd.store import Store
 from methods.rgal.config import StudentConfig, SynthesisConfig
+from methods.rgal.networks import InversionGenerator
 from methods.rgal.stages import Alternation
 
 CLASSES, SIZE, PADDING = 10, 32, 4

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from gankd.context import Context
 from gankd.data.augment import to_uint8
 from gankd.engine import autocast, update
-from gankd.models.inversion_generator import InversionGenerator
 from methods.rgal import losses, views
 from methods.rgal.config import SynthesisConfig
 from methods.rgal.contrast import Contrast, instance_features
+from methods.rgal.networks import InversionGenerator
 from methods.rgal.relations import (
     DISTANCE_WEIGHTED,
     Direction,

@@ -1,4 +1,4 @@
-"""The density-ratio loss and network against reference values."""
+"""The conditional Softplus loss of module M1 against worked examples and reference values."""
 
 import math
 from pathlib import Path
@@ -9,9 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gankd.errors import UserError
-from gankd.models import build
-from gankd.models.density_ratio import DensityRatio
 from methods.cgan_kd.losses import softplus_ratio_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
@@ -77,50 +74,3 @@ def test_loss_does_not_depend_on_the_order(ratios: list[float], penalty: float, 
     before = loss_and_gradients(ratios, ratios, penalty)[0]
     assert loss_and_gradients(shuffled, ratios, penalty)[0] == pytest.approx(before, rel=1e-12, abs=1e-12)
     assert loss_and_gradients(ratios, shuffled, penalty)[0] == pytest.approx(before, rel=1e-12, abs=1e-12)
-
-
-def reference_network(output: str) -> tuple[DensityRatio, dict[str, np.ndarray]]:
-    values = fixture("cdr_mlp_class")
-    network = DensityRatio(feature_dim=10, classes=5, widths=(64, 32), output=output).eval()
-    state = {"embedding.weight": values["w_label_emb_weight"]}
-    for key in values:
-        if key.startswith("w_main_"):
-            layer, kind = key.removeprefix("w_main_").split("_")
-            state[f"layers.{layer}.{kind}"] = values[key]
-    network.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
-    return network, values
-
-
-def test_network_gives_the_reference_ratios() -> None:
-    network, values = reference_network("relu")
-    with torch.no_grad():
-        ratios = network(torch.from_numpy(values["x_feature"]), torch.from_numpy(values["label"]))
-    assert ratios.shape == (6,)
-    np.testing.assert_allclose(ratios, values["out"][:, 0], rtol=1e-4, atol=1e-6)
-
-
-def test_softplus_output_is_positive_and_keeps_its_gradient_where_relu_is_dead() -> None:
-    for output, alive in (("relu", False), ("softplus", True)):
-        network, values = reference_network(output)
-        torch.nn.init.constant_(network.layers[-1].bias, -5.0)
-        ratios = network(torch.from_numpy(values["x_feature"]), torch.from_numpy(values["label"]))
-        softplus_ratio_loss(ratios, ratios).backward()
-        assert bool((ratios > 0).all()) is alive
-        assert bool(network.layers[0].weight.grad.abs().sum() > 0) is alive
-
-
-def test_a_hidden_layer_as_wide_as_the_feature_does_not_get_the_embedding_again() -> None:
-    network = DensityRatio(feature_dim=16, classes=3, widths=(16, 16, 8))
-    assert [m.in_features for m in network.layers if isinstance(m, torch.nn.Linear)] == [19, 16, 16, 8]
-
-
-@pytest.mark.parametrize(("feature_dim", "count"), [(3072, 9_303_569), (49_152, 103_675_409)])
-def test_parameter_counts_of_mlp5(feature_dim: int, count: int) -> None:
-    with torch.device("meta"):
-        network = build("density_ratio", feature_dim=feature_dim, classes=100, widths="MLP5")
-    assert sum(p.numel() for p in network.parameters()) == count
-
-
-def test_widths_that_group_norm_cannot_split_are_refused() -> None:
-    with pytest.raises(UserError, match="multiple of 8"):
-        DensityRatio(feature_dim=16, classes=3, widths=(30,))
