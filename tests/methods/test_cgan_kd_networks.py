@@ -10,8 +10,8 @@ from gankd.errors import UserError
 from gankd.metrics.extractors import classifier
 from gankd.models import build
 from gankd.registry import find_method
-from methods.cgan_kd.losses import softplus_ratio_loss
 from methods.cgan_kd.networks import DensityRatio, FeatureExtractor
+from methods.cgan_kd.subsampling import softplus_ratio_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
 METHOD = find_method("cgan_kd")  # from here on its networks can be built by name
