@@ -202,8 +202,8 @@ class Synthesis:
         """Keep these images if their score is the lowest of the round so far (`last`: in any case). Decided on the device."""
         score = self.ctx.sum(score.float().clone()) / self.ctx.world_size  # a clone: the sum is made in place
         better = torch.ones_like(score, dtype=torch.bool) if self.cfg.best == "last" else score < self.inversion.score
-        made = self.gathered(to_uint8(images, truncate=self.cfg.reference_compat), self.inversion.images)
-        self.inversion.images.copy_(torch.where(better, made, self.inversion.images))
+        levels = self.gathered(to_uint8(images, truncate=self.cfg.reference_compat), self.inversion.images)
+        self.inversion.images.copy_(torch.where(better, levels, self.inversion.images))
         self.inversion.score.copy_(torch.where(better, score, self.inversion.score))
         if self.contrast is not None and features is not None:
             rows = self.gathered(features.half(), self.contrast.kept)
