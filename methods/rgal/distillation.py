@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gankd.context import Context
-from gankd.engine import autocast
+from gankd.engine import autocast, update
 from gankd.errors import UserError
 from gankd.models.classifier import global_pool
 from gankd.stages.schedule import cosine
@@ -90,7 +90,8 @@ class Distillation:
         if round_index < cfg.custom_share * cfg.rounds:
             terms |= self.further_terms(teacher, student, rng, negatives)
         total = torch.stack([weights[name] * term for name, term in terms.items() if name in weights]).sum()
-        self.update(total, round_index)
+        lr = cfg.lr * cosine(round_index, cfg.rounds)
+        update(self.ctx, total, self.optimizer, self.student, self.adapters, lr=lr)
         return {name: term.detach() for name, term in terms.items()} | {"loss_distillation": total.detach()}
 
     def further_terms(self, teacher: Any, student: Any, rng: torch.Generator, negatives: Tensor | None) -> dict[str, Tensor]:
@@ -122,12 +123,3 @@ class Distillation:
             "logits": [logits],
         }
         return [tensor for name in dict.fromkeys(self.cfg.striplet_feature) for tensor in chosen[name]]
-
-    def update(self, total: Tensor, round_index: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.ctx.average(self.student)
-        self.ctx.average(self.adapters)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * cosine(round_index, self.cfg.rounds)
-        self.optimizer.step()

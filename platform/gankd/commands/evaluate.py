@@ -14,6 +14,7 @@ from rich.table import Table
 from gankd.config import build_config
 from gankd.data import DataConfig, DataSet, Split, load
 from gankd.errors import StageFailed, UserError
+from gankd.registry import find_method
 from gankd.stages.sections import QualityConfig
 from gankd.store import Store
 from gankd.store.artifact import Artifact
@@ -53,7 +54,9 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     from gankd import models
 
     uri = Tracker.default_uri(Path.cwd())
-    network, tags = models.load(fetch(uri, model)), version_tags(uri, model)
+    tags = version_tags(uri, model)
+    find_method(tags["gankd.method"])  # the recipe may name a network of the method's own
+    network = models.load(fetch(uri, model))
     data = load(DataConfig(**json.loads(tags["gankd.data_config"])))
     if hasattr(network, "dim_z"):
         return _generator_table(model, network, data, Store(storage), tags, changes)

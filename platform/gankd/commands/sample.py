@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from gankd.errors import UserError
+from gankd.registry import find_method
 from gankd.tracking.model_registry import load as fetch
+from gankd.tracking.model_registry import version_tags
 from gankd.tracking.tracker import Tracker
 
 
@@ -16,7 +18,9 @@ def write_samples(model: str, out: Path, per_class: int, seed: int) -> None:
     from gankd import models
     from gankd.pictures import sample_grid
 
-    generator = models.load(fetch(Tracker.default_uri(Path.cwd()), model))
+    uri = Tracker.default_uri(Path.cwd())
+    find_method(version_tags(uri, model)["gankd.method"])  # its recipe may name a network of the method's own
+    generator = models.load(fetch(uri, model))
     if not hasattr(generator, "dim_z"):
         raise UserError(f"{model!r} is not a generator; try a name that ends in -generator")
     if not out.parent.is_dir():

@@ -14,7 +14,7 @@ from gankd.config import Section
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
-from gankd.engine import Algorithm, autocast, evaluating, train
+from gankd.engine import Algorithm, autocast, evaluating, train, update
 from gankd.models.classifier_import import load_checkpoint
 from gankd.models.sync_batch_norm import synchronise
 from gankd.pictures import heat_map
@@ -65,16 +65,10 @@ class ClassifierTraining(Algorithm):
         images, labels = self.draw(step, rng)
         with autocast(self.ctx.device, self.cfg.precision):
             loss = F.cross_entropy(self.network(images.contiguous(memory_format=torch.channels_last)), labels)
-        optimizer = self.optimizers["network"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.ctx.average(self.network)
-        for group in optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.rate(step)
-        optimizer.step()
+        update(self.ctx, loss, self.optimizers["network"], self.network, lr=self.cfg.lr * self.rate(step))
         return {"loss": loss.detach()}
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, step: int) -> dict[str, float]:
         return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gankd import models
 from gankd.context import Context
@@ -99,14 +99,9 @@ class WatchedTraining(GANTraining):
     """A GAN whose averaged generator is looked at each time the engine evaluates it."""
 
     watch: Watch
-    done = 0
 
-    def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        self.done = step + 1
-        return super().step(step, rng)
-
-    def evaluate(self) -> dict[str, float]:
-        return self.watch.look(self.done)
+    def evaluate(self, step: int) -> dict[str, float]:
+        return self.watch.look(step)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"best": self.watch.best}

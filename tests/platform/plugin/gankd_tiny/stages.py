@@ -12,7 +12,7 @@ from gankd import models
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
-from gankd.engine import Algorithm, train
+from gankd.engine import Algorithm, train, update
 from gankd.stages.classifier import accuracy
 from gankd.store.artifact import Artifact
 from gankd_tiny.config import SmallConfig
@@ -34,13 +34,10 @@ class Fitting(Algorithm):
         with torch.no_grad():
             targets = labels if self.teacher is None else self.teacher(images).softmax(1)
         loss = F.cross_entropy(self.network(images), targets)
-        self.optimizers["sgd"].zero_grad()
-        loss.backward()
-        self.ctx.average(self.network)
-        self.optimizers["sgd"].step()
+        update(self.ctx, loss, self.optimizers["sgd"], self.network)
         return {"loss": loss.detach()}
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, step: int) -> dict[str, float]:
         return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
 
 
@@ -55,6 +52,6 @@ def train_student(ctx: Context, cfg: SmallConfig, data: DataSet, teacher: Artifa
 
 
 def fit(ctx: Context, cfg: SmallConfig, fitting: Fitting) -> dict[str, float]:
-    metrics = train(ctx, fitting, steps=cfg.steps, batch=cfg.batch, evaluate_every=cfg.steps)
+    metrics = train(ctx, fitting, steps=cfg.steps, batch=cfg.batch)
     models.save(fitting.network, ctx.out)
     return metrics
