@@ -15,7 +15,8 @@ from gankd.data import DataSet
 from gankd.data.augment import Resident, normalise
 from gankd.engine import Algorithm, train
 from gankd.pictures import sample_grid
-from gankd.stages.classifier import EVALUATIONS, accuracy, keep_classifier, load_network
+from gankd.stages.classifier import EVALUATIONS, keep_classifier, load_network
+from gankd.stages.task import task_of
 from gankd.store.artifact import Artifact
 from methods.rgal.checks import check_layers
 from methods.rgal.config import StudentConfig, SynthesisConfig
@@ -33,7 +34,7 @@ class RoundTraining(Algorithm):
 
     def __init__(self, ctx: Context, cfg: StudentConfig, data: DataSet, teacher: Any, *, capacity: int, relate: bool) -> None:
         self.ctx, self.cfg, self.teacher = ctx, cfg, teacher.to(memory_format=torch.channels_last)
-        self.validation = Resident(data.val, ctx.device)
+        self.task, self.validation = task_of(data), Resident(data.val, ctx.device)
         self.pool = Pool(capacity, data.image_channels, data.image_size, ctx.device)
         image = torch.zeros(1, data.image_channels, data.image_size, data.image_size, device=ctx.device)
         with torch.random.fork_rng(devices=[]):
@@ -61,7 +62,7 @@ class RoundTraining(Algorithm):
 
     def validate(self, rounds: int) -> None:
         """Told by the number of student steps, which trials with longer or shorter synthesis have in common."""
-        now = accuracy(self.student, self.validation, self.ctx)
+        now = self.task.measure(self.student, self.validation, self.ctx)
         self.found = {"val_accuracy": now, "best_val_accuracy": max(now, self.found.get("best_val_accuracy", now))}
         self.ctx.evaluated(self.found, rounds * self.cfg.kd_steps)
         images, labels = self.pool.newest(SHOWN)
