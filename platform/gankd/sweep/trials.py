@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ from gankd.sweep.launch import concurrency, train_on_ray
 from gankd.sweep.plan import Sweep, trial_name
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.request import Resources
+
+SETTLE_S = 30.0
 
 
 def run_shared(sweep: Sweep, cluster: Cluster) -> None:
@@ -95,6 +98,20 @@ def _fit(
         ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    _settle(sweep)
+
+
+def _settle(sweep: Sweep) -> None:
+    """Wait for the records of trials whose end Tune knows before they have written it down: a stopped trial ends in its own
+    thread. One that stays silent is lost with its process."""
+    deadline = time.monotonic() + SETTLE_S
+    while silent := [record for record in sweep.records.trials() if not record.ended()]:
+        if time.monotonic() > deadline:
+            for record in silent:
+                record.status, record.reason = "failed", "its process ended without a word"
+                sweep.records.save_trial(record)
+            return
+        time.sleep(0.1)
 
 
 def draw_points(sweep: Sweep) -> list[dict[str, Any]]:
