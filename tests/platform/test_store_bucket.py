@@ -8,6 +8,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from gankd.errors import UserError
+from gankd.pipeline import Job, known_metrics, run
 from gankd.store import Artifact, Store
 from gankd.store.artifact import sha256
 from gankd.store.bucket import Bucket
@@ -381,3 +383,25 @@ def test_bucket_that_is_missing_or_out_of_reach(endpoint: str, monkeypatch: pyte
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"storage s3://nobody/x cannot be .*Could not connect"):
         open_root("s3://nobody/x")
+
+
+def test_a_warm_run_downloads_manifests_and_no_artifact(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "plugin"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "maker"))
+    job = Job("tiny", {"data": {"name": "digits", "train_images": 200, "val_fraction": 0.25}}, uri, threads=1)
+    made = run(job)
+    fetched: list[str] = []
+    download = Bucket.download
+
+    def counted(self: Bucket, name: str, target: Path) -> None:
+        fetched.append(name)
+        download(self, name, target)
+
+    monkeypatch.setattr(Bucket, "download", counted)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another machine"))
+    assert known_metrics(job) == made
+    assert run(job) == made
+    assert fetched == []
+    # What has to be trained fetches its inputs and nothing else.
+    run(replace(job, config={**job.config, "student": {"lr": 0.2}}))
+    assert {name.split("/")[1].partition("-")[0] for name in fetched} == {"teacher"}

@@ -61,8 +61,8 @@ class Store:
         save_file(network.state_dict(), folder / "model.safetensors")
         (folder / "recipe.json").write_text(json.dumps({"name": "tiny", "key": key}))
         return register(
-            self.uri, "digits-student", lambda: (network, STUDENT), folder, key=key, metrics={"val/acc": value}, metric="val/acc",
-            mode=mode, facts={"metric": "acc", "data": data, **facts}, run_id=self.runs.trial_run("t0"),
+            self.uri, "digits-student", lambda: (network, STUDENT), lambda: folder, key=key, metrics={"val/acc": value},
+            metric="val/acc", mode=mode, facts={"metric": "acc", "data": data, **facts}, run_id=self.runs.trial_run("t0"),
             tags={"gankd.method": "rgal"},
         )  # fmt: skip
 

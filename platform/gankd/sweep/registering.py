@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gankd.errors import UserError
 from gankd.method import flatten
 from gankd.metrics.directions import direction
 from gankd.store import Store
@@ -33,26 +34,34 @@ def network_and_example(folder: Path) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return network, (torch.zeros(2, network.recipe["image_channels"], size, size),)
 
 
+def _folder(store: Store, key: str) -> Path:
+    artifact = store.get(key)
+    if artifact is None:
+        raise UserError(f"the artifact {key} of the chosen trial is damaged; go on with --resume, which makes it again")
+    return artifact.path
+
+
 def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], tracker: Tracker) -> list[str]:
     """Make the chosen trial's networks versions of `<dataset>-<role>`; a sentence about each."""
     from gankd.tracking.model_registry import register
 
     store, messages = Store(sweep.storage), []
     for role, metric in sweep.method.registered.items():
-        artifact = store.get(best.keys[sweep.method.roles[role]])
-        if artifact is None:
+        key = best.keys[sweep.method.roles[role]]
+        if not store.has(key):
             continue
+        folder = partial(_folder, store, key)
         version = register(
             tracker.uri,
             f"{sweep.dataset}-{role}",
-            partial(network_and_example, artifact.path),
-            artifact.path,
-            key=artifact.key,
+            lambda folder=folder: network_and_example(folder()),  # type: ignore[misc]
+            folder,
+            key=key,
             metrics={**best.metrics, **tests},
             metric=metric,
             mode=direction(metric) or sweep.space.mode,
             facts=comparable_facts(sweep, best, store, metric),
-            run_id=tracker.run_of(key=artifact.key),
+            run_id=tracker.run_of(key=key),
             tags={
                 "gankd.method": sweep.method.name,
                 "gankd.sweep": sweep.name,

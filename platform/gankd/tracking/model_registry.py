@@ -49,7 +49,7 @@ def register(
     uri: str,
     name: str,
     network: Callable[[], tuple[nn.Module, tuple[Tensor, ...]]],
-    folder: Path,
+    folder: Callable[[], Path],
     *,
     key: str,
     metrics: Mapping[str, float],
@@ -63,8 +63,9 @@ def register(
 
     Args:
         uri: tracking URI, of the registry too.
-        network: called only for a new version; gives the trained network, which is exported in eval mode on the CPU, and an
-            example of its inputs, batch first and of size 2 (a batch of 1 would be frozen into the export).
+        network: called only for a new version, as is `folder`, so that one that is known is not even fetched; gives the
+            trained network, which is exported in eval mode on the CPU, and an example of its inputs, batch first and of
+            size 2 (a batch of 1 would be frozen into the export).
         folder: where `recipe.json` and `model.safetensors` of the same network are.
         metrics: values that describe the version; `metric`, a validation metric, decides between champions.
         mode: 'max' or 'min', which values of `metric` are better.
@@ -86,7 +87,7 @@ def register(
             "gankd.comparable": json.dumps(facts, sort_keys=True),
         }
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
-        version = known[0] if known else _new_version(uri, client, name, *network(), folder, run_id, texts)
+        version = known[0] if known else _new_version(uri, client, name, *network(), folder(), run_id, texts)
         reason = _why_no_champion(client, name, version, metrics[metric], facts, mode)
         alias = "challenger" if reason else "champion"
         client.set_registered_model_alias(name, alias, version.version)
