@@ -87,7 +87,7 @@ def fit_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artif
             parts.append(fake.epoch_batch(step, n_fake, rng, ctx.seed_for(0, "fake"), rank, world))
         return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
-    training = ClassifierTraining(ctx, cfg, network, draw, data.val, rate_of(cfg, cfg.steps))
+    training = ClassifierTraining(ctx, cfg, network, draw, data, rate_of(cfg, cfg.steps))
     metrics = train(ctx, training, steps=cfg.steps, batch=cfg.batch, evaluate_every=max(1, cfg.steps // EVALUATIONS))
     keep_classifier(ctx, network, data)
     return metrics

@@ -20,7 +20,8 @@ from gankd.data import DataSet
 from gankd.data.augment import Resident, normalise
 from gankd.engine import Algorithm
 from gankd.pictures import sample_grid
-from gankd.stages.classifier import EVALUATIONS, accuracy
+from gankd.stages.classifier import EVALUATIONS
+from gankd.stages.task import task_of
 from methods.rgal.checks import check_layers
 from methods.rgal.config import StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters, check_gram
@@ -61,7 +62,7 @@ class RoundTraining(Algorithm):
         self.ctx, self.cfg, self.teacher = ctx, cfg, teacher.to(memory_format=torch.channels_last)
         self.phases = list(phases)
         self.steps = self.phases[-1].start + self.phases[-1].steps
-        self.validation = Resident(data.val, ctx.device)
+        self.task, self.validation = task_of(data), Resident(data.val, ctx.device)
         self.pool = Pool(capacity, data.image_channels, data.image_size, ctx.device)
         image = torch.zeros(1, data.image_channels, data.image_size, data.image_size, device=ctx.device)
         with torch.random.fork_rng(devices=[]):
@@ -104,7 +105,7 @@ class RoundTraining(Algorithm):
         return end and (phase.round + 1) % max(1, self.cfg.rounds // EVALUATIONS) == 0
 
     def evaluate(self, step: int) -> dict[str, float]:
-        val_accuracy = accuracy(self.student, self.validation, self.ctx)
+        val_accuracy = self.task.measure(self.student, self.validation, self.ctx)
         self.best_val_accuracy = max(val_accuracy, self.best_val_accuracy)
         images, labels = self.pool.newest(SHOWN)
         picture = sample_grid(normalise(images[labels.argsort(stable=True)]), columns=10)

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from gankd.context import Context
+from gankd.data.augment import normalise
+from gankd.data.views import flip_and_crop, viewed
 from gankd.engine import autocast, update
 from gankd.errors import UserError
 from gankd.models.classifier import global_pool
 from gankd.stages.schedule import cosine
 from methods.rgal import losses
 from methods.rgal.config import StudentConfig
-from methods.rgal.pool import Pool, augmented
+from methods.rgal.pool import Pool
 from methods.rgal.relations import DISTANCE_WEIGHTED, draw_negatives, negative_probabilities, triplet_loss
 
 
@@ -71,11 +73,9 @@ class Distillation:
         """This worker's views of batch number `index` of a walk through the pool: all first ones, then (paired) all second."""
         cfg = self.cfg
         chosen = pool.walk(self.ctx, index * cfg.batch, cfg.batch)[self.rows]
-        views = [
-            augmented(pool.images[chosen], rng, self.rows, cfg.batch, flip=cfg.flip, crop_padding=cfg.crop_padding)
-            for _ in range(2 if cfg.paired else 1)
-        ]
-        return torch.cat(views)
+        images, view = pool.images[chosen], flip_and_crop(cfg.flip, cfg.crop_padding)
+        times = 2 if cfg.paired else 1
+        return torch.cat([normalise(viewed(view, images, rng, self.rows, cfg.batch)) for _ in range(times)])
 
     def step(self, images: Tensor, round_index: int, rng: torch.Generator, negatives: Tensor | None = None) -> dict[str, Tensor]:
         """One update on images in [-1, 1]. `negatives` (N, N) take the place of drawn ones."""

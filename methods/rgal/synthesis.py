@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from gankd.context import Context
 from gankd.data.augment import to_uint8
+from gankd.data.views import viewed
 from gankd.engine import autocast, update
-from methods.rgal import losses, views
+from methods.rgal import losses
 from methods.rgal.config import SynthesisConfig
 from methods.rgal.contrast import Contrast, instance_features
 from methods.rgal.networks import InversionGenerator
@@ -28,6 +29,7 @@ from methods.rgal.relations import (
     negative_probabilities,
     triplet_loss,
 )
+from methods.rgal.views import global_view, local_view
 
 
 class Inversion(nn.Module):
@@ -85,7 +87,8 @@ class Synthesis:
     ) -> None:
         share = ctx.share(cfg.batch, "knob 'synthesis.batch'")
         self.ctx, self.cfg, self.teacher, self.student = ctx, cfg, teacher, student
-        self.size, self.classes = size, classes
+        self.classes = classes
+        self.global_view, self.local_view = global_view(cfg.crop_padding, cfg.flip), local_view(cfg.flip)
         self.rows = slice(ctx.rank * share, (ctx.rank + 1) * share)
         self.inversion = Inversion(cfg, channels, size).to(ctx.device)
         self.inversion.generator.to(memory_format=torch.channels_last)
@@ -133,8 +136,7 @@ class Synthesis:
         cfg, inversion = self.cfg, self.inversion
         with autocast(self.ctx.device, cfg.precision):
             images = inversion.generator(inversion.z[self.rows])
-        grid = views.draw_crops(cfg.batch, self.size, cfg.crop_padding, cfg.flip, rng)[self.rows]
-        terms, maps = self.terms(views.crop(images, grid, cfg.crop_padding), rng, negatives)
+        terms, maps = self.terms(viewed(self.global_view, images, rng, self.rows, cfg.batch), rng, negatives)
         weights = {name: getattr(cfg, name) for name in ("bn", "oh", "adv", "triplet", "balance", "act", "cr")}
         features = None
         if self.contrast:
@@ -189,8 +191,7 @@ class Synthesis:
         """L_cr of this batch, and its features [local, global] for the ring. The view of the other terms is the global one."""
         assert self.contrast is not None
         cfg = self.cfg
-        grid = views.draw_resized_crops(cfg.batch, self.size, cfg.flip, rng)[self.rows]
-        view = views.resized_crop(images, grid).contiguous(memory_format=torch.channels_last)
+        view = viewed(self.local_view, images, rng, self.rows, cfg.batch).contiguous(memory_format=torch.channels_last)
         with autocast(self.ctx.device, cfg.precision), statistics_tap(self.teacher) as tapped:
             self.teacher(view)
         local, other = instance_features([m for _, m in tapped]), instance_features(maps)

@@ -47,7 +47,7 @@ TITLES = {
 
 
 def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) -> dict[str, float] | Table:
-    """Accuracies of a registered classifier, or a table of all metrics of a registered generator.
+    """What a registered network scores by its data's task, or a table of all metrics of a registered generator.
 
     `changes` are knobs of `quality`, for generators. Raises UserError for what cannot be measured.
     """
@@ -61,20 +61,18 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     if hasattr(network, "dim_z"):
         return _generator_table(model, network, data, Store(storage), tags, changes)
     if changes:
-        raise UserError(f"{model!r} is a classifier; {', '.join(f'--{name}' for name in changes)} is for generators")
-    return _accuracies(network, data)
+        raise UserError(f"{model!r} is no generator; {', '.join(f'--{name}' for name in changes)} is for generators")
+    return _task_metrics(network, data)
 
 
-def _accuracies(network: Any, data: DataSet) -> dict[str, float]:
-    """In percent."""
+def _task_metrics(network: Any, data: DataSet) -> dict[str, float]:
+    """The metric of the data's task on both held-out parts."""
     from gankd.data.augment import Resident
-    from gankd.stages.classifier import accuracy
+    from gankd.stages.task import task_of
 
-    return {
-        "val_accuracy": accuracy(network, Resident(data.val)),
-        "test_accuracy": accuracy(network, Resident(data.test)),
-        "test_images": float(len(data.test)),
-    }
+    task, parts = task_of(data), {"val": data.val, "test": data.test}
+    measured = {f"{name}_{task.metric}": task.measure(network, Resident(part)) for name, part in parts.items()}
+    return measured | {"test_images": float(len(data.test))}
 
 
 def _generator_table(
@@ -83,6 +81,7 @@ def _generator_table(
     from gankd.context import Context, choose_device
     from gankd.metrics.extractors import from_weights
     from gankd.stages.quality import extractor_of
+    from gankd.stages.task import task_of
 
     keys = json.loads(tags["gankd.keys"])
     made, feature_classifier = (
@@ -98,9 +97,9 @@ def _generator_table(
     table = Table(title=f"{model}: {cfg.images} generated images", title_justify="left")
     for heading in ("metric", *(f"{name} ({len(part)})" for name, part in parts.items())):
         table.add_column(heading, justify="left" if heading == "metric" else "right", overflow="fold")
-    said: list[str] = [
-        f"accuracy of the feature classifier on the validation part: {feature_classifier.metrics['val_accuracy']:.2f} %"
-    ]
+    task = task_of(data)
+    known_by = feature_classifier.metrics[f"val_{task.metric}"]
+    said: list[str] = [f"{task.metric} of the feature classifier on the validation part: {known_by:.2f} {task.unit}"]
     extractors = [extractor_of(feature_classifier, ctx.device)]
     if cfg.extractor:
         extractors.append(from_weights(cfg.extractor, cfg.weights).to(ctx.device))

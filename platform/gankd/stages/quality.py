@@ -30,6 +30,7 @@ from gankd.metrics.extractors import Extractor, classifier, from_weights
 from gankd.metrics.suite import Features, cautions, intra_fid, measure, real_side, suite
 from gankd.stages.classifier import load_network
 from gankd.stages.sections import QualityConfig
+from gankd.stages.task import task_of
 from gankd.store.artifact import Artifact
 
 REAL_STATISTICS, CLASSES = "features.safetensors", "classes.json"
@@ -163,7 +164,7 @@ def score_generator(
     how = {"generator": made.key, "labels": cfg.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
     real = load_real_statistics(real_statistics, ctx.device)
     found = score(ctx, cfg, data, data.val, extractor_of(feature_classifier, ctx.device), real, sampled, how)
-    return found | {"feature_classifier_accuracy": feature_classifier.metrics["val_accuracy"]}
+    return found | trust_in(feature_classifier, data)
 
 
 def score_images(
@@ -177,7 +178,13 @@ def score_images(
 
     real = load_real_statistics(real_statistics, ctx.device)
     found = score(ctx, cfg, data, data.val, extractor_of(feature_classifier, ctx.device), real, given, {"images_of": made.key})
-    return found | {"feature_classifier_accuracy": feature_classifier.metrics["val_accuracy"]}
+    return found | trust_in(feature_classifier, data)
+
+
+def trust_in(feature_classifier: Artifact, data: DataSet) -> dict[str, float]:
+    """How far a feature classifier's features can be trusted: what it scores on the validation part."""
+    metric = task_of(data).metric
+    return {f"feature_classifier_{metric}": feature_classifier.metrics[f"val_{metric}"]}
 
 
 def score(

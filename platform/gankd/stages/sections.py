@@ -15,7 +15,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class ClassifierConfig(Section):
-    """A classifier trained by cross-entropy with SGD."""
+    """A network that tells the labels, classes or a number, trained with SGD."""
 
     network: str = knob("small_cnn", "network by name (`gankd.models.CLASSIFIERS`)", origin="ours")
     width: int = knob(0, "width of `small_cnn`; 0 for networks without one", unit="channels", origin="ours", ge=0, le=512)

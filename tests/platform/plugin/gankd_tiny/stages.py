@@ -13,7 +13,7 @@ from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
 from gankd.engine import Algorithm, train, update
-from gankd.stages.classifier import accuracy
+from gankd.stages.task import task_of
 from gankd.store.artifact import Artifact
 from gankd_tiny.config import SmallConfig
 
@@ -23,6 +23,7 @@ class Fitting(Algorithm):
 
     def __init__(self, ctx: Context, cfg: SmallConfig, data: DataSet, teacher: Any = None) -> None:
         self.ctx, self.cfg, self.teacher = ctx, cfg, teacher
+        self.task = task_of(data)
         self.images, self.validation = Resident(data.train, ctx.device), Resident(data.val, ctx.device)
         shape = {"classes": data.classes, "image_channels": data.image_channels, "image_size": data.image_size}
         self.network = models.build("small_cnn", **shape, width=4, norm="none").to(ctx.device)
@@ -38,7 +39,7 @@ class Fitting(Algorithm):
         return {"loss": loss.detach()}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
+        return {f"val_{self.task.metric}": self.task.measure(self.network, self.validation, self.ctx)}
 
 
 def train_teacher(ctx: Context, cfg: SmallConfig, data: DataSet) -> dict[str, float]:
