@@ -62,6 +62,7 @@ def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], t
             mode=direction(metric) or sweep.space.mode,
             facts=comparable_facts(sweep, best, store, metric),
             run_id=tracker.run_of(key=key),
+            shown_by=(tracker.run_of(), tracker.run_of(trial=best.trial)),
             tags={
                 "gankd.method": sweep.method.name,
                 "gankd.sweep": sweep.name,

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ def register(
     mode: str,
     facts: Mapping[str, Any],
     run_id: str,
+    shown_by: Iterable[str] = (),
     tags: Mapping[str, Any] | None = None,
 ) -> Registered:
     """Make the network a version of the registered model `name`, unless the artifact `key` is one already.
@@ -72,6 +73,7 @@ def register(
         facts: all that this number depends on (metric, data, extractor, architecture, ...), as JSON can hold it: the alias
             `champion` moves only between versions for which they are equal.
         run_id: the run that made the network; the version points to it.
+        shown_by: further runs in whose *Models* column the version stands.
         tags: what else the version should tell (method, config, the key of its partner).
 
     Raises UserError when the store cannot be reached.
@@ -88,6 +90,8 @@ def register(
         }
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
         version = known[0] if known else _new_version(uri, client, name, *network(), folder(), run_id, texts)
+        for run in shown_by:
+            _show_model(client, run, version.model_id)
         reason = _why_no_champion(client, name, version, metrics[metric], facts, mode)
         alias = "challenger" if reason else "champion"
         client.set_registered_model_alias(name, alias, version.version)
@@ -108,7 +112,6 @@ def _new_version(
     run_id: str,
     tags: dict[str, str],
 ) -> Any:
-    from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     run = client.get_run(run_id)
@@ -123,12 +126,21 @@ def _new_version(
             shutil.copyfile(folder / file, path / "network" / file)
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    _show_model(client, run_id, logged.model_id)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     # A server finds the model by its id; without one MLflow would look it up in the process-wide tracking store.
     source = f"models:/{logged.model_id}" if uri.startswith(("http://", "https://")) else logged.artifact_location
     return client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
+
+
+def _show_model(client: Any, run_id: str, model_id: str) -> None:
+    """Make the logged model an output of the run, once: MLflow's own store takes no second time."""
+    from mlflow.entities import LoggedModelOutput
+
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {output.model_id for output in outputs.model_outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
 
 
 def export(network: nn.Module, example: tuple[Tensor, ...], path: Path, meta: Any = None) -> None:
