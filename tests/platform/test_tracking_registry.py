@@ -53,7 +53,7 @@ class Store:
     runs: Runs
     folder: Path
 
-    def register(self, key: str, value: float, data: str = "digits-1", mode: str = "max") -> Any:
+    def register(self, key: str, value: float, data: str = "digits-1", mode: str = "max", **facts: Any) -> Any:
         network = Student()
         folder = self.folder / key
         folder.mkdir(exist_ok=True)
@@ -61,7 +61,8 @@ class Store:
         (folder / "recipe.json").write_text(json.dumps({"name": "tiny", "key": key}))
         return register(
             self.uri, "digits-student", lambda: (network, STUDENT), folder, key=key, metrics={"val/acc": value}, metric="val/acc",
-            mode=mode, fingerprint=data, run_id=self.runs.trial_run("t0"), tags={"gankd.method": "rgal"},
+            mode=mode, facts={"metric": "acc", "data": data, **facts}, run_id=self.runs.trial_run("t0"),
+            tags={"gankd.method": "rgal"},
         )  # fmt: skip
 
     def alias(self, alias: str) -> str | None:
@@ -95,6 +96,35 @@ def test_the_champion_changes_only_for_a_better_one_on_the_same_data(store: Stor
     assert (store.alias("champion"), store.alias("challenger")) == ("6", "5")
 
 
+@pytest.mark.parametrize(
+    ("facts", "differs"),
+    [
+        ({"extractor": "classifier@2"}, "extractor (classifier@1 there, classifier@2 here)"),
+        ({"images": 500}, "images (2000 there, 500 here)"),
+        ({"network": {"name": "resnet20"}}, "network (null there"),
+        ({"data": "digits-2"}, "data (digits-1 there, digits-2 here)"),
+    ],
+)
+def test_a_number_that_depends_on_something_else_never_takes_the_champions_place(
+    store: Store, facts: dict[str, Any], differs: str
+) -> None:
+    known = {"extractor": "classifier@1", "images": 2000}
+    store.register("a", 2.0, mode="min", **known)
+    other = store.register("b", 1.0, mode="min", **{**known, **facts})
+    assert (other.alias, store.alias("champion")) == ("challenger", "1")
+    assert differs in other.reason
+    assert store.runs.client.get_model_version("digits-student", "2").tags["gankd.why_challenger"] == other.reason
+
+
+def test_equal_facts_meet_whatever_stage_has_measured(store: Store) -> None:
+    """`ft/fid` and `quality/fid` by one extractor are one metric: the facts hold no stage."""
+    store.register("a", 2.0, mode="min", extractor="classifier@1")
+    better = store.register("b", 1.0, mode="min", extractor="classifier@1")
+    assert (better.alias, better.reason) == ("champion", "")
+    worse = store.register("c", 1.5, mode="min", extractor="classifier@1")
+    assert worse.reason == "the champion, version 2, has 1"
+
+
 def test_less_is_better_where_the_mode_says_so(store: Store) -> None:
     store.register("a", 2.0, mode="min")
     assert store.register("b", 3.0, mode="min").alias == "challenger"
@@ -121,8 +151,8 @@ def test_a_version_tells_where_it_comes_from(store: Store) -> None:
     version = store.runs.client.get_model_version("digits-student", "1")
     assert version.run_id == store.runs.trial_run("t0")
     assert version.tags == {
-        "gankd.key": "a", "gankd.metric": "val/acc", "gankd.mode": "max", "gankd.data": "digits-1",
-        "gankd.method": "rgal", "val/acc": "0.8",
+        "gankd.key": "a", "gankd.value": "0.8", "gankd.mode": "max", "gankd.data": "digits-1", "gankd.why_challenger": "",
+        "gankd.comparable": '{"data": "digits-1", "metric": "acc"}', "gankd.method": "rgal", "val/acc": "0.8",
     }  # fmt: skip
     outputs = store.runs.client.get_run(version.run_id).outputs.model_outputs
     assert any(output.model_id in version.source for output in outputs)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gankd.config import build_config, with_knobs
-from gankd.pipeline import stage_keys
+from gankd.naming import stage_keys
 from gankd.registry import find_method
 
 METHOD = find_method("cgan_kd")
