@@ -78,7 +78,14 @@ METHOD = Method(
     mode="max",
     watched="student",
     length="student.steps",
-    roles={"teacher": "teacher", "baseline": "baseline", "control": "control", "student": "student", "generator": "biggan"},
+    roles={
+        "extractor": "feature_classifier",
+        "teacher": "teacher",
+        "baseline": "baseline",
+        "control": "control",
+        "student": "student",
+        "generator": "biggan",
+    },
     gain=Gain("student", "control", "val_accuracy", tests=("test_student", "test_control", "test_accuracy")),
     registered={"generator": "quality/fid_classifier", "student": "student/val_accuracy"},
     networks={

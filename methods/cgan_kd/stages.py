@@ -67,8 +67,7 @@ class Fakes:
 
     def draw(self, label: int, n: int, rng: torch.Generator) -> Tensor:
         """D^g: `n` fakes of class `label`, (n, C, H, W) in [-1, 1], on grey levels that uint8 can hold."""
-        z = torch.randn(n, self.generator.dim_z, generator=rng, device=rng.device)
-        images = self.generator(z.to(self.device), torch.full((n,), label, device=self.device))
+        images = self.generator.sample(n, torch.full((n,), label, device=self.device), rng)
         # psi and the teacher rate what the student will see: the stored grey levels.
         return normalise(to_uint8(images, truncate=self.cfg.reference_compat))
 

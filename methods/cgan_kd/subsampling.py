@@ -66,7 +66,7 @@ class DensityRatioTraining(Algorithm):
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         n, rank, world = self.cfg.batch, self.ctx.rank, self.ctx.world_size
         images, labels = self.real.epoch_batch(step, n, rng, self.order, rank, world)
-        z = torch.randn(n, self.generator.dim_z, generator=rng, device=rng.device).chunk(world)[rank]
+        z = self.generator.latents(n, rng).chunk(world)[rank]
         with autocast(self.ctx.device, self.cfg.precision):
             with torch.no_grad():
                 fakes = self.generator(z, labels)
