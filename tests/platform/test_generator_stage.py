@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.data import load
-from gankd.pipeline import Job, run, stage_keys
+from gankd.naming import stage_keys
+from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.stages.watch import Watch, WatchedTraining, looks
 from gankd.store import Store
@@ -21,7 +22,10 @@ STAGES = ("feature_classifier", "real_statistics", "biggan")
 FEW = {"biggan.steps": 24, "biggan.evaluations": 4, "biggan.sample_grids": 0, "feature_classifier.epochs": 1}
 
 
-def made(root: Path, **knobs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, float]]:
+Made = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, float]]
+
+
+def made(root: Path, **knobs: Any) -> Made:
     """The artifact's weights, those of the folder beside it, and the metrics of the GAN stage."""
     changes = FEW | {name.replace("__", "."): value for name, value in knobs.items()}
     config = build_config(METHOD.config, with_knobs(read_preset(METHOD.presets, "smoke"), changes))
@@ -37,6 +41,11 @@ def made(root: Path, **knobs: Any) -> tuple[dict[str, torch.Tensor], dict[str, t
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture
@@ -62,23 +71,23 @@ def test_the_best_generator_is_that_of_the_lowest_fid(tmp_path: Path, worse_and_
     assert same(best, at_twelve)
 
 
-def test_either_can_be_the_artifact(tmp_path: Path) -> None:
-    last, best, _ = made(tmp_path / "last")
+def test_either_can_be_the_artifact(tmp_path: Path, undisturbed: Made) -> None:
+    last, best, _ = undisturbed
     kept, beside, metrics = made(tmp_path / "best", biggan__keep="best")
     assert same(kept, best)
     assert same(beside, last)
     assert metrics["fid_classifier"] == metrics["best_fid_classifier"]
 
 
-def test_measuring_changes_nothing_of_the_training(tmp_path: Path) -> None:
-    often, _, _ = made(tmp_path / "often", biggan__evaluations=12, biggan__sample_grids=3)
-    once, _, _ = made(tmp_path / "once", biggan__evaluations=1)
-    assert same(often, once)
+def test_measuring_changes_nothing_of_the_training(tmp_path: Path, undisturbed: Made) -> None:
+    often, _, _ = made(tmp_path, biggan__evaluations=12, biggan__sample_grids=3)
+    assert same(often, undisturbed[0])
 
 
 @pytest.mark.parametrize("step", [5, 13, 23])
-def test_a_resumed_gan_is_the_undisturbed_one(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed = made(tmp_path / "undisturbed")
+def test_a_resumed_gan_is_the_undisturbed_one(
+    tmp_path: Path, step: int, undisturbed: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = WatchedTraining.step
 
     def interrupted(self: WatchedTraining, at: int, rng: torch.Generator) -> Any:
