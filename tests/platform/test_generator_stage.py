@@ -24,7 +24,10 @@ STAGES = ("feature_classifier", "real_statistics", "biggan")
 FEW = {"biggan.steps": 24, "biggan.evaluations": 4, "biggan.sample_grids": 0, "feature_classifier.epochs": 1}
 
 
-def made(root: Path, **knobs: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, float]]:
+Made = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, float]]
+
+
+def made(root: Path, **knobs: Any) -> Made:
     """The artifact's weights, those of the last generator, and the metrics of the GAN stage."""
     changes = FEW | {name.replace("__", "."): value for name, value in knobs.items()}
     config = build_config(METHOD.config, with_knobs(read_preset(METHOD.presets, "smoke"), changes))
@@ -39,6 +42,11 @@ def made(root: Path, **knobs: Any) -> tuple[dict[str, torch.Tensor], dict[str, t
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture
@@ -64,18 +72,17 @@ def test_the_best_generator_is_that_of_the_lowest_fid(tmp_path: Path, worse_and_
     assert same(best, at_twelve)
 
 
-def test_either_can_be_the_artifact(tmp_path: Path) -> None:
-    kept, _, metrics = made(tmp_path / "last")
+def test_either_can_be_the_artifact(tmp_path: Path, undisturbed: Made) -> None:
+    kept, _, metrics = undisturbed
     _, last, _ = made(tmp_path / "best", biggan__keep="best")
     assert same(kept, last)
     assert set(metrics) == {"step", "parameters"}  # what depends on how it was looked at is no part of the artifact
 
 
-def test_measuring_changes_nothing_of_the_training(tmp_path: Path) -> None:
-    often, _, of_often = made(tmp_path / "often", biggan__evaluations=12, biggan__sample_grids=3)
-    once, _, of_once = made(tmp_path / "once", biggan__evaluations=1)
-    assert same(often, once)
-    assert of_often == of_once
+def test_measuring_changes_nothing_of_the_training(tmp_path: Path, undisturbed: Made) -> None:
+    often, _, metrics = made(tmp_path / "often", biggan__evaluations=12, biggan__sample_grids=3)
+    assert same(often, undisturbed[0])
+    assert metrics == undisturbed[2]
 
 
 def test_the_key_of_the_last_generator_omits_how_it_was_looked_at() -> None:
@@ -91,8 +98,9 @@ def test_the_key_of_the_last_generator_omits_how_it_was_looked_at() -> None:
 
 
 @pytest.mark.parametrize("step", [5, 13, 23])
-def test_a_resumed_gan_is_the_undisturbed_one(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    undisturbed = made(tmp_path / "undisturbed")
+def test_a_resumed_gan_is_the_undisturbed_one(
+    tmp_path: Path, step: int, undisturbed: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = EvaluatedTraining.step
 
     def interrupted(self: EvaluatedTraining, at: int, rng: torch.Generator) -> Any:
