@@ -90,8 +90,7 @@ def register(
         }
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
         version = known[0] if known else _new_version(uri, client, name, *network(), folder(), run_id, texts)
-        for run in shown_by:
-            _show_model(client, run, version.model_id)
+        _show_model(client, version, shown_by)
         reason = _why_no_champion(client, name, version, metrics[metric], facts, mode)
         alias = "challenger" if reason else "champion"
         client.set_registered_model_alias(name, alias, version.version)
@@ -112,6 +111,7 @@ def _new_version(
     run_id: str,
     tags: dict[str, str],
 ) -> Any:
+    from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     run = client.get_run(run_id)
@@ -126,7 +126,7 @@ def _new_version(
             shutil.copyfile(folder / file, path / "network" / file)
         client.log_model_artifacts(logged.model_id, str(path))
     client.finalize_logged_model(logged.model_id, "READY")
-    _show_model(client, run_id, logged.model_id)
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     # A server finds the model by its id; without one MLflow would look it up in the process-wide tracking store.
@@ -134,13 +134,18 @@ def _new_version(
     return client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
 
 
-def _show_model(client: Any, run_id: str, model_id: str) -> None:
-    """Make the logged model an output of the run, once: MLflow's own store takes no second time."""
+def _show_model(client: Any, version: Any, runs: Iterable[str]) -> None:
+    """Make the version's logged model an output of the runs, once each: MLflow's own store refuses a second time."""
     from mlflow.entities import LoggedModelOutput
 
-    outputs = client.get_run(run_id).outputs
-    if model_id not in {output.model_id for output in outputs.model_outputs}:
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+    of_version = [model for model in _models_of(client, version.run_id) if model in version.source]
+    for run in runs:
+        if new := set(of_version) - set(_models_of(client, run)):
+            client.log_outputs(run, [LoggedModelOutput(model, 0) for model in new])
+
+
+def _models_of(client: Any, run_id: str) -> list[str]:
+    return [output.model_id for output in client.get_run(run_id).outputs.model_outputs]
 
 
 def export(network: nn.Module, example: tuple[Tensor, ...], path: Path, meta: Any = None) -> None:
