@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gankd.metrics.frechet import classwise_frechet, covariance_root, frechet_distance, frechet_distance_of_few
+from gankd.metrics.frechet import classwise_frechet, covariance_factor, frechet_distance, frechet_distance_of_few
 from gankd.metrics.moments import Moments
 from tests.unit.metric_fixtures import fixture
 
@@ -80,7 +80,7 @@ def test_the_reference_value() -> None:
     torch.testing.assert_close(a.mean, FID["mu_A"], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(a.covariance, FID["sigma_A"], rtol=1e-10, atol=1e-12)
     assert frechet_distance(a, b) == exact(FID["fid_AB"])
-    assert frechet_distance(a, b, covariance_root(a.covariance)) == exact(FID["fid_AB"])
+    assert frechet_distance(a, b, covariance_factor(a.covariance)) == exact(FID["fid_AB"])
     assert frechet_distance_of_few(FID["A"], FID["B"]) == exact(FID["fid_AB"])
     assert frechet_distance(Moments.of(FID["A"][:150]), Moments.of(FID["A"][150:])) == exact(FID["first_half_A_fid"])
 

@@ -45,6 +45,8 @@ class Result:
 
 def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Result:
     """Run the sweep, or what is left of it. Raises UserError when nothing came out of it, KeyboardInterrupt as it comes."""
+    from gankd.sweep.remarks import remarks  # imports Ray
+
     sweep.records.save_request(sweep.request.model_dump(mode="json"))
     with ExitStack() as stack:
         tracker = open_tracker(sweep)
@@ -55,6 +57,8 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Resul
             # Ray starts when something has to run; a sweep whose results are all known ends without it.
             cluster = cache(partial(_start_ray, sweep, address, stack))
             console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
+            for sentence in remarks(sweep, this_machine=not address):
+                console.print(sentence)
             with Live(console, sweep, EventReader(sweep.records.events)):
                 records = _train(sweep, cluster)
             result = _conclude(sweep, records, cluster, tracker, events, console)
