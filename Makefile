@@ -4,14 +4,17 @@ ARGS ?=
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install tune test lint format lock clean
+# A sweep and the tests start many processes: bytecode is made once, not in each (torch, Ray and MLflow: 13 seconds, else 5).
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: install tune test test-unit lint format lock clean
 
 install: .venv/installed
 
 .venv/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -25,6 +28,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=platform:. $(BIN)/lint-imports --no-cache
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -13,12 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "platform"))
-
-from ray.tune.experiment import Experiment
-from ray.tune.search.search_generator import SearchGenerator
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from gankd.sweep.plan import prepare, request_of
 from gankd.sweep.points import draw_points
@@ -29,6 +24,9 @@ ALLOWED_S = 2.0
 
 def seconds(storage: str, trials: int) -> tuple[float, float]:
     """CPU seconds to draw so many trials, and to hand them over."""
+    from ray.tune.experiment import Experiment
+    from ray.tune.search.search_generator import SearchGenerator
+
     sweep = prepare(request_of({"method": "cgan_kd", "preset": "smoke", "trials": trials}), storage)
     since = time.process_time()
     points = draw_points(sweep)

@@ -49,7 +49,7 @@ def plain_fid(real: Tensor, fake: Tensor) -> float:
 def plain_prc(real: Tensor, fake: Tensor) -> tuple[float, float]:
     radii = [torch.cdist(side, side).kthvalue(NEIGHBOURS + 1).values for side in (real, fake)]
     across = torch.cdist(fake, real)
-    return float((across <= radii[0]).any(1).float().mean()), float((across.T <= radii[1]).any(1).float().mean())
+    return float((across <= radii[0]).any(1).float().mean()), float((across <= radii[1][:, None]).any(0).float().mean())
 
 
 def plain_kid(real: Tensor, fake: Tensor) -> float:
@@ -87,6 +87,7 @@ def timed(metric: Callable[[Tensor, Tensor], Any], *sides: Tensor) -> tuple[floa
 
 def main() -> None:
     torch.set_num_threads(1)
+    frechet_distance(*(Moments.of(features(4, 2, seed, 1.0)) for seed in (1, 2)))  # imports
     count, dim = (int(given) if given else default for given, default in zip([*sys.argv[1:], "", ""], (5000, 2048)))
     real, fake = features(count, dim, 1, 1.0), features(count, dim, 2, 1.1)
     pairs = {

@@ -6,14 +6,14 @@ and Regression (arXiv 2104.03164). This is the classification method.
 
 from pathlib import Path
 
-from gankd.method import Method, Stage
+from gankd.method import Gain, Method, Stage
 from gankd.stages.sections import GENERATED_ONLY
 from methods.cgan_kd.config import CganKdConfig
 
 CLASSIFIER = "gankd.stages.classifier"
 QUALITY = "gankd.stages.quality"
 CHECKS = "gankd.stages.checks"
-SCORE = f"{CLASSIFIER}:score"
+TEST = f"{CLASSIFIER}:test_network"
 
 METHOD = Method(
     name="cgan_kd",
@@ -23,13 +23,20 @@ METHOD = Method(
     stages=(
         Stage("teacher", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
         Stage("baseline", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
-        Stage("feature_classifier", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
+        Stage(
+            "feature_classifier",
+            f"{CLASSIFIER}:train_classifier",
+            check=f"{CHECKS}:check_classifier",
+            shares=("batch",),
+            per_seed=False,
+        ),
         Stage(
             "real_statistics",
             f"{QUALITY}:measure_real",
             inputs=("feature_classifier",),
             section="quality",
             ignores=GENERATED_ONLY,
+            per_seed=False,
         ),
         Stage(
             "biggan",
@@ -37,7 +44,6 @@ METHOD = Method(
             inputs=("feature_classifier", "real_statistics"),
             check=f"{CHECKS}:check_gan",
             shares=("batch",),
-            version=2,
         ),
         Stage("extractor", "methods.cgan_kd.stages:train_extractor", shares=("batch",)),
         Stage(
@@ -45,7 +51,6 @@ METHOD = Method(
             f"{QUALITY}:score_generator",
             inputs=("feature_classifier", "real_statistics", "biggan"),
             check=f"{CHECKS}:check_quality",
-            version=2,
         ),
         Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", inputs=("biggan", "extractor"), shares=("batch",)),
         Stage(
@@ -63,15 +68,18 @@ METHOD = Method(
             ignores=frozenset({"fakes", "real_per_fake"}),
             shares=("batch",),
         ),
+        Stage("test_teacher", TEST, inputs=("teacher",), test=True),
+        Stage("test_baseline", TEST, inputs=("baseline",), test=True),
+        Stage("test_control", TEST, inputs=("control",), test=True),
+        Stage("test_student", TEST, inputs=("student",), test=True),
     ),
     presets=Path(__file__).parent / "presets",
     objective="student/val_accuracy",
     mode="max",
     watched="student",
     length="student.steps",
-    scored={"teacher": SCORE, "baseline": SCORE, "control": SCORE, "student": SCORE},
-    gain=("student", "control"),
-    registered={"generator": "biggan", "student": "student"},
-    generator_metric=("quality/fid_classifier", "min"),
+    roles={"teacher": "teacher", "baseline": "baseline", "control": "control", "student": "student", "generator": "biggan"},
+    gain=Gain("student", "control", "val_accuracy", tests=("test_student", "test_control", "test_accuracy")),
+    registered={"generator": "quality/fid_classifier", "student": "student/val_accuracy"},
     space="tune_spaces.cgan_kd",
 )

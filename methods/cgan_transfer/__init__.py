@@ -6,13 +6,12 @@ Shahbazi, Huang, Paudel, Chhatkuli, Van Gool: Efficient Conditional GAN Transfer
 
 from pathlib import Path
 
-from gankd.method import Method, Stage
+from gankd.method import Gain, Method, Stage
 from gankd.stages.sections import GENERATED_ONLY
 from methods.cgan_transfer.config import CganTransferConfig
 
 STAGES = "methods.cgan_transfer.stages"
 CHECKS = "methods.cgan_transfer.checks"
-SCORE = "methods.cgan_transfer.scoring:score"
 NEW = ("task", "training", "quality")
 # Of the pretraining's knobs: a GAN trained from scratch has its networks and learning rates, and the transfer's length.
 ONLY_PRETRAINING = frozenset({
@@ -90,9 +89,9 @@ METHOD = Method(
     mode="min",
     watched="ft",
     length="training.steps",
-    scored={"scratch": SCORE, "finetune": SCORE, "bn": SCORE, "ft": SCORE},
-    gain=("ft", "finetune"),
-    registered={"generator": "ft"},
-    generator_metric=("ft/fid_classifier", "min"),
+    roles={"control": "finetune", "generator": "ft"},
+    gain=Gain("ft", "finetune", "fid_classifier"),
+    registered={"generator": "ft/fid_classifier"},
+    pretrained="methods.cgan_transfer.config:knobs_of_pretrained",
     space="tune_spaces.cgan_transfer",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import model_validator
@@ -140,3 +141,15 @@ class CganTransferConfig(MethodConfig):
                 "choose a share nearer to 0.5 or more steps"
             )
         return self
+
+
+def knobs_of_pretrained(generator: str) -> dict[str, str]:
+    """The knobs for a generator's file named as by BigGAN-PyTorch: G.pth and G_ema.pth go with D.pth, and so on."""
+    file = Path(generator)
+    if not file.name.startswith("G"):
+        raise UserError(
+            f"--pretrained takes a generator's file named G... as BigGAN-PyTorch does, not {generator!r}; for other names set "
+            "pretrain.checkpoint and pretrain.discriminator_checkpoint"
+        )
+    discriminator = file.with_name(file.name.replace("G_ema", "D", 1) if file.name.startswith("G_ema") else f"D{file.name[1:]}")
+    return {"pretrain.checkpoint": generator, "pretrain.discriminator_checkpoint": str(discriminator)}

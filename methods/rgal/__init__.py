@@ -6,14 +6,14 @@ Liang, Fu: Relation-Guided Adversarial Learning for Data-Free Knowledge Transfer
 
 from pathlib import Path
 
-from gankd.method import Method, Stage
+from gankd.method import Gain, Method, Stage
 from gankd.stages.sections import GENERATED_ONLY
 from methods.rgal.config import RgalConfig
 
 CLASSIFIER = "gankd.stages.classifier"
 QUALITY = "gankd.stages.quality"
 CHECK = "gankd.stages.checks:check_classifier"
-SCORE = f"{CLASSIFIER}:score"
+TEST = f"{CLASSIFIER}:test_network"
 
 METHOD = Method(
     name="rgal",
@@ -43,16 +43,16 @@ METHOD = Method(
             ),
             check="methods.rgal.checks:check_pool",
             shares=("batch",),
-            version=2,
         ),
         # How near the synthetic images come to real ones, by a feature classifier that synthesis has never seen.
-        Stage("feature_classifier", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
+        Stage("feature_classifier", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",), per_seed=False),
         Stage(
             "real_statistics",
             f"{QUALITY}:measure_real",
             inputs=("feature_classifier",),
             section="quality",
             ignores=GENERATED_ONLY,
+            per_seed=False,
         ),
         Stage(
             "pool",
@@ -61,15 +61,18 @@ METHOD = Method(
             section="quality",
             check="gankd.stages.checks:check_quality",
         ),
+        Stage("test_teacher", TEST, inputs=("teacher",), test=True),
+        Stage("test_baseline", TEST, inputs=("baseline",), test=True),
+        Stage("test_noise", TEST, inputs=("noise",), test=True),
+        Stage("test_student", TEST, inputs=("student",), test=True),
     ),
     presets=Path(__file__).parent / "presets",
     objective="student/val_accuracy",
     mode="max",
     watched="student",
     length="student.steps",
-    scored={"teacher": SCORE, "baseline": SCORE, "noise": SCORE, "student": SCORE},
-    gain=("student", "noise"),
-    registered={"student": "student"},
-    generator_metric=("pool/fid_classifier", "min"),
+    roles={"teacher": "teacher", "baseline": "baseline", "control": "noise", "student": "student"},
+    gain=Gain("student", "noise", "val_accuracy", tests=("test_student", "test_noise", "test_accuracy")),
+    registered={"student": "student/val_accuracy"},
     space="tune_spaces.rgal",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -25,24 +25,39 @@ def cli() -> None:
     """Move knowledge into and out of GANs: pipelines of stages on Ray and MLflow, no stage trained twice."""
 
 
-@cli.command()
-@click.option("--method", help="Method to run; `gankd methods` lists them.")
-@click.option("--preset", default="digits", show_default=True, help="Preset by name, or a YAML file of your own.")
+class Tune(click.Command):
+    """Its options are the fields of `SweepRequest`, which is imported when they are asked for."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from gankd.sweep.request import SweepRequest
+
+        fields = [_option(name, info) for name, info in SweepRequest.model_fields.items() if info.description]
+        return [*fields, *super().get_params(ctx)]
+
+
+def _option(name: str, info: Any) -> click.Option:
+    """A field with its default as an option."""
+    flag = f"--{name.replace('_', '-')}"
+    choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
+    kind = click.Choice(choices) if choices else info.annotation if info.annotation in (int, float, bool) else str
+    required = info.is_required()
+    flags = f"{flag}/--no-{name.replace('_', '-')}" if kind is bool and info.default else flag
+    return click.Option(
+        [flags],
+        type=None if kind is bool else kind,
+        is_flag=kind is bool,
+        default=None if required else info.default,
+        show_default=not required and info.default is not None and kind is not bool,
+        help=info.description,
+    )
+
+
+@cli.command(cls=Tune)
 @click.option("--set", "assignments", multiple=True, metavar="KNOB=VALUE", help="Override a knob, e.g. student.lr=0.05.")
-@click.option("--pretrained", metavar="FILE", help="BigGAN generator to start from (pretrain.checkpoint), D.pth beside it.")
-@click.option("--space", help="Python file that defines SPACE; default: the method's own space.")
-@click.option("--trials", default=8, show_default=True, help="Number of trials; the first is the preset itself.")
-@click.option("--scheduler", type=click.Choice(["asha", "fifo"]), default="asha", show_default=True)
-@click.option("--search", type=click.Choice(["random", "optuna"]), default="random", show_default=True)
-@click.option("--workers", default=1, show_default=True, help="Workers of each trial; more than one runs on Ray Train.")
-@click.option("--shared-workers", type=int, help="Workers of the shared stages.  [default: as --workers]")
-@click.option("--cpus-per-worker", default=1.0, show_default=True)
-@click.option("--gpus-per-worker", default=0.0, show_default=True)
+@click.option("--pretrained", metavar="FILE", help="Networks of the user's own to start from, where the method takes some.")
 @click.option("--address", help="Ray cluster to run on: auto, or host:port.  [default: this machine alone]")
 @click.option("--name", help="Name of the sweep.  [default: method, preset and time]")
 @click.option("--resume", "resumed", metavar="NAME", help="Go on with a sweep that was interrupted.")
-@click.option("--reuse/--no-reuse", default=True, help="Take finished stages from the store (default) or train all anew.")
-@click.option("--checkpoint-seconds", default=30.0, show_default=True, help="Time between checkpoints of a stage; 0 = each step.")
 @STORAGE
 def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | None, address: str | None, **flags: Any) -> None:
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
@@ -57,13 +72,11 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
     else:
         if not flags["method"]:
             raise UserError("tune needs --method; `gankd methods` lists them (or --resume NAME)")
-        if flags["shared_workers"] is None:
-            flags["shared_workers"] = flags["workers"]
         if flags["space"]:
             flags["space"] = str(Path(flags["space"]).absolute())
         if Path(flags["preset"]).suffix:
             flags["preset"] = str(Path(flags["preset"]).absolute())
-        overrides = (from_pretrained(pretrained) if pretrained else {}) | parse_overrides(assignments)
+        overrides = (_from_pretrained(flags["method"], pretrained) if pretrained else {}) | parse_overrides(assignments)
         sweep = prepare(request_of({**flags, "overrides": overrides}), storage, name)
         if sweep.records.exists():
             raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
@@ -76,16 +89,16 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
         sys.exit(130)
 
 
-def from_pretrained(generator: str) -> dict[str, str]:
-    """The knobs for a generator's file named as by BigGAN-PyTorch: G.pth and G_ema.pth go with D.pth, and so on."""
-    file = Path(generator)
-    if not file.name.startswith("G"):
-        raise UserError(
-            f"--pretrained takes a generator's file named G... as BigGAN-PyTorch does, not {generator!r}; for other names set "
-            "pretrain.checkpoint and pretrain.discriminator_checkpoint"
-        )
-    discriminator = file.with_name(file.name.replace("G_ema", "D", 1) if file.name.startswith("G_ema") else f"D{file.name[1:]}")
-    return {"pretrain.checkpoint": generator, "pretrain.discriminator_checkpoint": str(discriminator)}
+def _from_pretrained(method: str, file: str) -> dict[str, str]:
+    """The knobs by which a method takes the user's networks."""
+    from gankd.method import named
+    from gankd.registry import find_method
+
+    spec = find_method(method)
+    if not spec.pretrained:
+        raise UserError(f"method {method!r} starts from no --pretrained networks")
+    knobs: dict[str, str] = named(spec.pretrained)(file)
+    return knobs
 
 
 @cli.command()

@@ -9,9 +9,9 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,31 @@ class Section(BaseModel):
     """The knobs of one stage. Frozen; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def inert(self) -> frozenset[str]:
+        """Knobs that, with the present values of the others, change nothing of what the stage leaves: its key omits them."""
+        return frozenset()
+
+
+class Selection:
+    """Some knobs of a section, for a stage that reads no other: reading one of those is an error."""
+
+    def __init__(self, section: Section, names: Collection[str], owner: str) -> None:
+        self.section, self.names, self.owner = section, sorted(names), owner
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self.names:
+            raise AttributeError(f"this stage does not read {self.owner}.{name}: name it in the sections of its Stage")
+        return getattr(self.section, name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Selection) and self.model_dump() == other.model_dump()
+
+    def model_dump(self, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
+        return self.section.model_dump(mode=mode, include=set(self.names))
+
+    def inert(self) -> frozenset[str]:
+        return self.section.inert()
 
 
 class MethodConfig(Section):
@@ -60,11 +85,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()[:20]
 
 
-def identity(section: Section) -> dict[str, Any]:
-    """What a section means for an artifact's key: its values, and for files their content. UserError for a missing file."""
+def identity(section: Section | Selection) -> dict[str, Any]:
+    """What a section means for an artifact's key: its values but inert ones, and for files their content.
+
+    Raises UserError for a missing file.
+    """
     values = section.model_dump(mode="json")
-    for name, info in type(section).model_fields.items():
-        if is_path(info) and values[name] is not None:
+    fields = type(section.section if isinstance(section, Selection) else section).model_fields
+    for name in section.inert() & values.keys():
+        del values[name]
+    for name in values:
+        if is_path(fields[name]) and values[name] is not None:
             try:
                 values[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
             except OSError as error:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,6 +44,8 @@ class Context:
         out: folder whose files become the artifact (of rank 0; the other ranks' folders are thrown away).
         device, rank, world_size: where and as which worker this process computes.
         checkpoint_seconds: how often the engine writes a checkpoint.
+        basis: what the stage's metrics depend on beside the data, filled by the stage, by the extractor whose name ends the
+            metrics' names ("" for all metrics): two numbers compare only where it is equal.
     """
 
     stage: str
@@ -58,6 +60,7 @@ class Context:
     trial: str = ""
     report: Report | None = None
     checkpoint_seconds: float = 30.0
+    basis: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     # Randomness is counted, not carried: every step seeds its own generator, so a resumed run draws what the
     # undisturbed one would have drawn, and all ranks draw the same global batch and take their slice of it.

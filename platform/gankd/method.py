@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gankd.config import MethodConfig, Section
+from gankd.config import MethodConfig, Section, Selection, identity
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,22 @@ class Stage:
 
     Attributes:
         name: names the artifact, and the config section unless `section` says otherwise.
-        run: "module:function", imported only in the process that trains. Called as `function(ctx, cfg, data, **reads,
+        run: "module:function", imported only in the process that trains. Called as `function(ctx, cfg, data, **sections,
             **inputs) -> dict[str, float]`; files it leaves in `ctx.out` are the artifact.
-        needs: stages whose artifacts it reads, passed by these names.
-        section: the config section it is given.
-        reads: further config sections that it reads, passed by these names.
-        ignores: fields of that section which it does not use. They are reset to their defaults before the stage sees
+        inputs: stages whose artifacts it reads, passed by these names.
+        section: the config section it is given; a stage of which there is none is given an empty one.
+        sections: what it reads of further sections, passed by the sections' names: "task" is all of it, "task.new_classes"
+            one knob; reading another knob is then an error.
+        ignores: knobs of its own section which it does not use. They are reset to their defaults before the stage sees
             them and before its key is made, so sweeping them leaves the stage alone.
-        check: "module:function" called as `function(name, cfg, data, **reads)` before anything starts; raises UserError
+        check: "module:function" called as `function(name, cfg, data, **sections)` before anything starts; raises UserError
             for what can be known to be wrong. It should not import torch.
         shares: knobs whose items all workers share evenly, such as a batch: of the section, or `<section>.<knob>`.
-        version: raise it when the function's results change; the old artifacts are then no longer found.
+        test: whether it measures on the test part. Only such a stage is handed it, and it runs only for what has been
+            chosen on the validation part.
+        per_seed: whether a repetition over seeds makes it anew. What only measures is made once, else the numbers that it
+            measures would not compare.
+        version: raise it when results change by what the syntax tree of the method does not show (a library, a data file).
     """
 
     name: str
@@ -42,26 +47,62 @@ class Stage:
     ignores: frozenset[str] = frozenset()
     check: str = ""
     shares: tuple[str, ...] = ()
+    test: bool = False
+    per_seed: bool = True
     version: int = 1
 
     def config(self, config: MethodConfig) -> Section:
         """The section this stage sees."""
-        section: Section = getattr(config, self.section or self.name)
+        section: Section = getattr(config, self.section or self.name, None) or Section()
         if not self.ignores:
             return section
         fields = type(section).model_fields
         return section.model_copy(update={name: fields[name].get_default() for name in self.ignores})
 
-    def also(self, config: MethodConfig) -> dict[str, Section]:
-        """The further sections that it reads, by name."""
-        return {name: getattr(config, name) for name in self.sections}
+    def further(self, config: MethodConfig) -> dict[str, Section | Selection]:
+        """What it reads of further sections, by the section's name."""
+        chosen: dict[str, set[str]] = {}
+        for entry in self.sections:
+            section, _, knob = entry.partition(".")
+            chosen.setdefault(section, set()).add(knob)
+        return {
+            name: getattr(config, name) if "" in names else Selection(getattr(config, name), names, name)
+            for name, names in chosen.items()
+        }
+
+    def reads(self, knob: str) -> bool:
+        """Whether a dotted knob is among what it reads."""
+        section, _, name = knob.partition(".")
+        own = section == (self.section or self.name) and name not in self.ignores
+        return own or section in self.sections or knob in self.sections
+
+    def identity(self, config: MethodConfig) -> dict[str, Any]:
+        """What it reads of a config, as it stands in its key."""
+        further = {name: identity(section) for name, section in self.further(config).items()}
+        return {"config": identity(self.config(config)), "sections": further}
 
 
 def named(function: str) -> Callable[..., Any]:
     """The function that "module:function" names; imports the module."""
     module, _, attribute = function.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return found
+    function_there: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return function_there
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a method is worth: a metric of one of its stages beside the same metric of its control.
+
+    Attributes:
+        stage, control: names of two stages that report `metric`.
+        metric: such as "val_accuracy". Which way it is better follows from its name (`gankd.metrics.directions`).
+        tests: the test stages that measure the two, and the metric they report, such as "test_accuracy".
+    """
+
+    stage: str
+    control: str
+    metric: str
+    tests: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,15 +110,18 @@ class Method:
     """A published method: its stages in order, its knobs and presets, and what a sweep should look at.
 
     Attributes:
-        objective: validation metric that Tune and the registry compare, `<stage>/<metric>`.
+        objective: validation metric that Tune compares trials by, `<stage>/<metric>`.
         mode: "max" or "min".
-        progress: the stage whose evaluations are reported to Tune while it trains (for early stopping).
-        horizon: `<section>.<knob>`, or a property of that section, that tells that stage's number of steps; larger knobs
+        watched: the stage whose evaluations are reported to Tune while it trains (for early stopping): its metric of the
+            objective's name.
+        length: `<section>.<knob>`, or a property of that section, that tells that stage's number of steps; larger knobs
             must not make it smaller.
-        scored: stage -> "module:function" that measures its artifact on the test split, once, for the chosen trial.
-        gain: (stage, control stage): the objective's gain is always shown beside its control.
-        registered: role ("generator", "student") -> stage whose network goes into the model registry.
-        generator_metric: (metric, mode) by which generators are compared in the registry.
+        roles: what stages are to the platform: "student", "control", "teacher", "baseline", "generator" -> stage.
+        gain: what is compared with the control.
+        registered: role -> the metric, `<stage>/<metric>`, by which its networks are compared in the model registry.
+        networks: names of the method's own networks -> "module:class", which recipes may then name.
+        pretrained: "module:function" that turns the file of --pretrained into {knob: value}; empty where there is nothing to
+            start from.
         space: module that holds SPACE.
     """
 
@@ -92,26 +136,37 @@ class Method:
     mode: str = "max"
     watched: str = ""
     length: str = ""
-    scored: Mapping[str, str] = field(default_factory=dict)
-    gain: tuple[str, str] | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    gain: Gain | None = None
     registered: Mapping[str, str] = field(default_factory=dict)
-    generator_metric: tuple[str, str] | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
+    pretrained: str = ""
 
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
-    def shared(self, knobs: Collection[str]) -> list[Stage]:
-        """The shared stages: stages that no knob in `knobs` (dotted names) touches, directly or through their needs."""
+    def made_always(self) -> list[Stage]:
+        """The stages that every trial makes: all but those that read the test part."""
+        return [stage for stage in self.stages if not stage.test]
+
+    def tests_of(self, stage: str) -> list[Stage]:
+        """The test stages that measure a stage's artifact."""
+        return [test for test in self.stages if test.test and stage in test.inputs]
+
+    def touched(self, knobs: Collection[str]) -> set[str]:
+        """Names of the stages that a knob in `knobs` (dotted names) touches, directly or through their inputs."""
         if any(knob == "seed" or knob.startswith("data.") for knob in knobs):
-            return []
+            return {stage.name for stage in self.stages}
         touched: set[str] = set()
         for stage in self.stages:
-            section = stage.section or stage.name
-            own = {knob.partition(".")[2] for knob in knobs if knob.partition(".")[0] == section}
-            read = any(knob.partition(".")[0] in stage.sections for knob in knobs)
-            if own - stage.ignores or read or touched & set(stage.inputs):
+            if touched & set(stage.inputs) or any(stage.reads(knob) for knob in knobs):
                 touched.add(stage.name)
-        return [stage for stage in self.stages if stage.name not in touched]
+        return touched
+
+    def shared(self, knobs: Collection[str]) -> list[Stage]:
+        """The shared stages: those that no knob in `knobs` touches."""
+        touched = self.touched(knobs)
+        return [stage for stage in self.made_always() if stage.name not in touched]
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

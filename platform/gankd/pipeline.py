@@ -1,7 +1,7 @@
 """Runs the stages of a method in order, each only when its artifact is missing. No Ray, no MLflow; torch only when training.
 
-keys = stage_keys(method, config, fingerprint)     # what each artifact is called
-metrics = run(Job(...))                            # {"student/val_accuracy": 0.91, ...}
+keys = name_artifacts(method, config, fingerprint).keys      # what each artifact is called
+metrics = run(Job(...))                                      # {"student/val_accuracy": 0.91, ...}
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gankd import __version__
-from gankd.config import MethodConfig, build_config, digest, identity
+from gankd.config import MethodConfig, build_config
+from gankd.data import DataSet
 from gankd.data import load as load_data
 from gankd.errors import StageFailed, UserError
 from gankd.method import Method, Stage, flatten, named
+from gankd.naming import Names, code_of_stages, name_artifacts
 from gankd.registry import find_method
 from gankd.store import Artifact, Store
 from gankd.store.events import EventWriter
@@ -30,7 +31,9 @@ from gankd.store.storage import explain_full_disk
 from gankd.world import World
 
 if TYPE_CHECKING:
-    from gankd.context import Report
+    from pathlib import Path
+
+    from gankd.context import Context, Report
 
 T = TypeVar("T")
 
@@ -42,11 +45,14 @@ class Job:
     Attributes:
         method, config: the method's name and its resolved config as a tree.
         storage: root of the store and of the sweep's records (a folder or a bucket URI).
-        stages: the stages to bring about, in the method's order; empty = all of them.
-        sweep, trial: whom the work is for ("" = nobody in particular; a prefix has a sweep and no trial).
-        fingerprint: of the data, when the sender knows it.
+        stages: the stages to bring about, in the method's order; empty = all but those that read the test part.
+        sweep, trial: whom the work is for ("" = nobody in particular; shared stages have a sweep and no trial).
+        fingerprint: of the data, when the sender knows it; other data is refused.
+        code: of the method's stages, when the sender knows it (`code_of_stages`); other code is refused.
+        repetition: added to the seed of the stages that a repetition over seeds makes anew.
         threads: CPU threads to compute with (0 = leave torch's own choice).
         salt: goes into every key; a salted artifact is shared with nobody who has another salt.
+        reuse_stale: take an artifact that other code has made where the present code has made none.
     """
 
     method: str
@@ -56,32 +62,15 @@ class Job:
     sweep: str = ""
     trial: str = ""
     fingerprint: str = ""
+    code: str = ""
+    repetition: int = 0
     threads: int = 0
     checkpoint_seconds: float = 30.0
     salt: str = ""
+    reuse_stale: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def stage_keys(method: Method, config: MethodConfig, fingerprint: str, salt: str = "") -> dict[str, str]:
-    """Stage name -> key of its artifact: a hash of the stage, its knobs, the seed, the data, and its inputs' keys."""
-    keys: dict[str, str] = {}
-    for stage in method.stages:
-        content = {
-            "stage": stage.name,
-            "function": stage.run,
-            "version": stage.version,
-            "config": identity(stage.config(config)),
-            "seed": config.seed,
-            "data": fingerprint,
-            "needs": {name: keys[name] for name in stage.inputs},
-            "salt": salt,
-        }
-        if stage.sections:
-            content["sections"] = {name: identity(section) for name, section in stage.also(config).items()}
-        keys[stage.name] = f"{stage.name}-{digest(content)}"
-    return keys
 
 
 def run(job: Job, world: World | None = None, report: Report | None = None) -> dict[str, float]:
@@ -91,6 +80,19 @@ def run(job: Job, world: World | None = None, report: Report | None = None) -> d
     Raises StageFailed when a stage cannot go on, UserError for what the user can mend.
     """
     return Pipeline(job, world or World(), report).run()
+
+
+def known_metrics(job: Job) -> dict[str, float] | None:
+    """What `run` would return, read from the manifests alone; None unless all artifacts are there."""
+    pipeline = Pipeline(job)
+    manifests = {stage.name: pipeline.store.manifest(pipeline.keys[stage.name]) for stage in pipeline.wanted}
+    if any(manifest is None for manifest in manifests.values()):
+        return None
+    return _metrics({name: manifest for name, manifest in manifests.items() if manifest is not None})
+
+
+def _metrics(manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    return {f"{name}/{metric}": value for name, made in manifests.items() for metric, value in made["metrics"].items()}
 
 
 @dataclass
@@ -103,7 +105,13 @@ class Pipeline:
 
     @cached_property
     def method(self) -> Method:
-        return find_method(self.job.method)
+        method = find_method(self.job.method)
+        if self.job.code and self.job.code != code_of_stages(method):
+            raise UserError(
+                f"the code of method {method.name!r} is not what it was when this sweep was started; "
+                "let it end before the code is edited, or go on with --resume, which trains again what changed"
+            )
+        return method
 
     @cached_property
     def config(self) -> MethodConfig:
@@ -114,37 +122,69 @@ class Pipeline:
         return Store(self.job.storage)
 
     @cached_property
+    def data(self) -> DataSet:
+        """Raises UserError for other data than the sender of the job has seen."""
+        data = load_data(self.config.data)
+        if self.job.fingerprint and data.fingerprint != self.job.fingerprint:
+            raise UserError(
+                f"data set {data.name!r} has the fingerprint {data.fingerprint[:12]} here and had {self.job.fingerprint[:12]} "
+                "where the sweep was started: give all machines the same files, or start a new sweep for the changed data"
+            )
+        return data
+
+    @cached_property
+    def names(self) -> Names:
+        job, fingerprint = self.job, self.job.fingerprint or self.data.fingerprint
+        stale = self.store if job.reuse_stale else None
+        return name_artifacts(self.method, self.config, fingerprint, job.salt, job.repetition, stale)
+
+    @property
     def keys(self) -> dict[str, str]:
-        fingerprint = self.job.fingerprint or load_data(self.config.data).fingerprint
-        return stage_keys(self.method, self.config, fingerprint, self.job.salt)
+        return self.names.keys
+
+    @cached_property
+    def wanted(self) -> list[Stage]:
+        names = self.job.stages or [stage.name for stage in self.method.made_always()]
+        return [stage for stage in self.method.stages if stage.name in names]
 
     def run(self) -> dict[str, float]:
-        artifacts: dict[str, Artifact] = {}
         if self.job.sweep and self.world.rank == 0:
             # Before anything is made: what a sweep refers to is never collected.
             self.store.refer(self.job.sweep, self.job.trial or "shared", self.keys)
-        wanted = [s for s in self.method.stages if not self.job.stages or s.name in self.job.stages]
-        for stage in wanted:
-            artifacts[stage.name] = self.obtain(stage, artifacts)
-        return {f"{name}/{metric}": value for name, a in artifacts.items() for metric, value in a.metrics.items()}
+        return _metrics({stage.name: self.obtain(stage) for stage in self.wanted})
 
-    def obtain(self, stage: Stage, artifacts: Mapping[str, Artifact]) -> Artifact:
-        """The stage's artifact: from the store, or made here, by one maker at a time."""
+    def obtain(self, stage: Stage) -> dict[str, Any]:
+        """The manifest of the stage's artifact, which is in the store, or made here, by one maker at a time."""
+        manifest = self._manifest_of(stage)
+        if manifest is None:
+            with self.store.lease(self.keys[stage.name]) if self.world.rank == 0 else contextlib.nullcontext():
+                manifest = self._manifest_of(stage)  # whoever held the lease before may have made it
+                if manifest is None:
+                    self._make(stage)
+                    manifest = self._manifest_of(stage)
+        if manifest is None:
+            raise UserError(f"the artifact {self.keys[stage.name]} vanished from {self.job.storage} when it had been made")
+        return manifest
+
+    def _manifest_of(self, stage: Stage) -> dict[str, Any] | None:
+        """As the first rank sees it, so that all do the same."""
+        return self.world.from_leader(self.store.manifest(self.keys[stage.name]) if self.world.rank == 0 else None)
+
+    def _inputs(self, stage: Stage) -> dict[str, Artifact]:
+        """The artifacts that a stage reads, verified on every machine; what is missing or damaged is made first."""
+        return {name: self._artifact(self.method.stage(name)) for name in stage.inputs}
+
+    def _artifact(self, stage: Stage) -> Artifact:
         key, leader = self.keys[stage.name], self.world.rank == 0
         artifact = self.store.get(key) if leader else None
         if not self.world.from_leader(artifact is not None):
-            with self.store.lease(key) if leader else contextlib.nullcontext():
-                # Whoever held the lease before may have made it.
-                artifact = self.store.get(key) if leader else None
-                if not self.world.from_leader(artifact is not None):
-                    artifact = self._make(stage, {name: artifacts[name] for name in stage.inputs})
-        if not leader:
-            artifact = self.store.get(key)
+            self.obtain(stage)
+        artifact = artifact or self.store.get(key)
         if artifact is None:
             raise UserError(f"worker {self.world.rank} cannot see artifact {key} in {self.job.storage}; is it shared?")
         return artifact
 
-    def _make(self, stage: Stage, inputs: Mapping[str, Artifact]) -> Artifact | None:
+    def _make(self, stage: Stage) -> None:
         """Train the stage on all ranks; rank 0 publishes. Failures are known to every rank and remembered by the sweep."""
         import torch
 
@@ -152,23 +192,24 @@ class Pipeline:
         self._refuse_known_failure(key)
         _, error = self._attempt(lambda: self._warm_up(stage))
         self._agree(key, error)
+        inputs = self._inputs(stage)
         started, cpu_started = time.time(), time.process_time()
         events = self._open_events(stage)
         end: dict[str, Any] = {"status": "stopped", "metrics": {}, "reason": ""}
         out = self.store.scratch(key)
         try:
-            metrics, error = self._attempt(lambda: self._call(stage, inputs, out, events))
+            ctx = self._context(stage, out, events)
+            metrics, error = self._attempt(lambda: self._call(stage, ctx, inputs))
             self._agree(key, error)
-            manifest = self._manifest(stage, inputs, metrics or {}) | {
+            manifest = self._manifest(stage, ctx, metrics or {}) | {
                 "created": started,
                 "seconds": time.time() - started,
                 "cpu_seconds": time.process_time() - cpu_started,
                 "versions": {"gankd": __version__, "torch": torch.__version__},
             }
-            artifact, error = self._attempt(lambda: self._publish(key, out, manifest))
+            _, error = self._attempt(lambda: self._publish(stage, out, manifest))
             self._agree(key, error)
             end = {"status": "finished", "metrics": manifest["metrics"], "reason": ""}
-            return artifact
         except (StageFailed, UserError) as failure:
             end = {"status": "failed", "metrics": {}, "reason": str(failure)}
             raise
@@ -183,22 +224,19 @@ class Pipeline:
         """What a process does once, and what is therefore not part of the stage's time: imports, reading the data."""
         importlib.import_module("torch._dynamo")  # the first optimiser of a process would, in a second
         named(stage.run)
-        load_data(self.config.data)
+        _ = self.data
 
-    def _publish(self, key: str, out: Path, manifest: Mapping[str, Any]) -> Artifact | None:
-        return self.store.publish(key, out, manifest) if self.world.rank == 0 else None
+    def _publish(self, stage: Stage, out: Path, manifest: Mapping[str, Any]) -> None:
+        if self.world.rank == 0:
+            self.store.publish(self.keys[stage.name], out, manifest, recipe=self.names.recipes[stage.name])
 
-    def _call(self, stage: Stage, inputs: Mapping[str, Artifact], out: Any, events: EventWriter | None) -> Any:
-        import torch
-
+    def _context(self, stage: Stage, out: Path, events: EventWriter | None) -> Context:
         from gankd.context import Context, choose_device
 
-        if self.job.threads:
-            torch.set_num_threads(self.job.threads)
-        ctx = Context(
+        return Context(
             stage=stage.name,
             key=self.keys[stage.name],
-            seed=self.config.seed,
+            seed=self.names.seeds[stage.name],
             out=out,
             store=self.store,
             device=choose_device(),
@@ -209,10 +247,19 @@ class Pipeline:
             report=self.report if stage.name == self.method.watched else None,
             checkpoint_seconds=self.job.checkpoint_seconds,
         )
+
+    def _call(self, stage: Stage, ctx: Context, inputs: Mapping[str, Artifact]) -> dict[str, float]:
+        import torch
+
+        if self.job.threads:
+            torch.set_num_threads(self.job.threads)
         ctx.seed_layers(-1)
-        with explain_full_disk(out):
-            also = stage.also(self.config)
-            return named(stage.run)(ctx, stage.config(self.config), load_data(self.config.data), **also, **inputs)
+        data = self.data if stage.test else self.data.without_test()
+        with explain_full_disk(ctx.out):
+            metrics: dict[str, float] = named(stage.run)(
+                ctx, stage.config(self.config), data, **stage.further(self.config), **inputs
+            )
+        return metrics
 
     @staticmethod
     def _attempt(call: Callable[[], T]) -> tuple[T | None, StageFailed | UserError | None]:
@@ -243,30 +290,32 @@ class Pipeline:
             "stage_start",
             key=self.keys[stage.name],
             stage=stage.name,
-            config=flatten(stage.config(self.config)) | flatten(self._reads(stage)),
+            config=flatten(stage.config(self.config)) | flatten(self._further(stage)),
             inputs={name: self.keys[name] for name in stage.inputs},
             trial=self.job.trial,
         )
         return events
 
-    def _reads(self, stage: Stage) -> dict[str, Any]:
-        return {name: section.model_dump(mode="json") for name, section in stage.also(self.config).items()}
+    def _further(self, stage: Stage) -> dict[str, Any]:
+        return {name: section.model_dump(mode="json") for name, section in stage.further(self.config).items()}
 
-    def _manifest(self, stage: Stage, inputs: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
+    def _manifest(self, stage: Stage, ctx: Context, metrics: Mapping[str, float]) -> dict[str, Any]:
         import torch
 
         return {
             "stage": stage.name,
             "function": stage.run,
-            "version": stage.version,
+            "code": self.names.code[stage.name],
+            "recipe": self.names.recipes[stage.name],
             "method": self.method.name,
             "config": stage.config(self.config).model_dump(mode="json"),
-            "sections": self._reads(stage),
+            "sections": self._further(stage),
             "data_config": self.config.data.model_dump(mode="json"),
-            "seed": self.config.seed,
-            "fingerprint": load_data(self.config.data).fingerprint,
-            "inputs": {name: artifact.key for name, artifact in inputs.items()},
+            "seed": ctx.seed,
+            "fingerprint": self.data.fingerprint,
+            "inputs": {name: self.keys[name] for name in stage.inputs},
             "metrics": {name: float(value) for name, value in metrics.items()},
+            "basis": ctx.basis,
             "workers": self.world.size,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
         }

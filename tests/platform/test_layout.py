@@ -20,21 +20,6 @@ def test_platform_folder_does_not_shadow_the_standard_library() -> None:
     assert python("-c", "import platform; print(platform.system())").stdout.strip()
 
 
-def importers(library: str) -> set[str]:
-    pattern = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
-    return {file.parent.name for file in SOURCES if pattern.search(file.read_text())}
-
-
-def test_ray_and_mlflow_stay_in_their_rooms() -> None:
-    assert importers("ray") == {"sweep"}
-    assert importers("mlflow") == {"tracking"}
-
-
-def test_gankd_does_not_import_methods() -> None:
-    inside = [file for file in SOURCES if "gankd" in file.parts]
-    assert not [file for file in inside if re.search(r"^\s*(import|from) methods\b", file.read_text(), re.MULTILINE)]
-
-
 def test_nothing_is_unpickled() -> None:
     for file in SOURCES:
         for call in re.findall(r"torch\.load\([^)]*\)", file.read_text()):

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from gankd.errors import UserError
 from gankd.store import Artifact, Store
-from gankd.store.artifact import DamagedError, manifest_bytes, read_manifest, seal
+from gankd.store.artifact import DamagedError, manifest_bytes, read_manifest, seal, sha256
+from gankd.store.inventory import references
 from gankd.store.root import open_root
-from gankd.store.storage import explain_full_disk
+from gankd.store.storage import Storage, explain_full_disk
 
 KEY = "biggan-3f2a91"
 TREES = st.dictionaries(
@@ -106,6 +107,80 @@ def test_manifest_that_only_looks_the_same_is_damaged(tmp_path: Path, change: Ca
         assert store.get(KEY) is None
 
 
+def test_manifest_is_read_without_the_files(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.manifest(KEY) is None
+    artifact = publish(store, metrics={"fid": 2.0})
+    artifact.file("model.bin").unlink()
+    assert store.manifest(KEY) == artifact.manifest
+    (artifact.path / "manifest.json").write_text("{")
+    with pytest.warns(UserWarning, match=f"{KEY} .* is damaged .*damaged/{KEY}-0"):
+        assert store.manifest(KEY) is None
+    assert not store.has(KEY)
+
+
+def test_a_process_hashes_a_publication_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    monkeypatch.setattr("gankd.store.artifact.sha256", lambda path: (hashed.append(path.name), sha256(path))[1])
+    store = Store(tmp_path)
+    publish(store)
+    hashed.clear()
+    assert store.get(KEY)
+    assert hashed == ["model.bin"]
+    assert Store(tmp_path).get(KEY)
+    assert hashed == ["model.bin"]
+    store.storage.delete_folder(f"artifacts/{KEY}")
+    assert store.get(KEY) is None, "the manifest is read again"
+    publish(store, data=b"another")
+    hashed.clear()
+    again = store.get(KEY)
+    assert again
+    assert again.file("model.bin").read_bytes() == b"another"
+    assert hashed == ["model.bin"], "another publication of the key is verified anew"
+
+
+GET = "import sys; from gankd.store import Store; print(Store(sys.argv[1]).get(sys.argv[2]) is not None)"
+
+
+@pytest.mark.parametrize("how", ["write", "cut", "replace", "missing"])
+def test_damage_that_shows_in_a_file_s_status_is_noticed_by_the_same_process(tmp_path: Path, how: str) -> None:
+    store = Store(tmp_path)
+    file = publish(store).file("model.bin")
+    age(file, 60)  # so that the next change shows, however coarse the clock of the file system
+    assert store.get(KEY)
+    if how == "missing":
+        file.unlink()
+    elif how == "replace":
+        (tmp_path / "new").write_bytes(b"WEIGHTS")
+        age(tmp_path / "new", 60)
+        (tmp_path / "new").replace(file)
+    else:
+        file.write_bytes(b"weigh" if how == "cut" else b"WEIGHTS")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.get(KEY) is None
+
+
+def test_damage_that_does_not_show_is_found_by_the_next_process(tmp_path: Path) -> None:
+    """The rule of `get`: silent damage to a file that this process has read is for other processes to find."""
+    store = Store(tmp_path)
+    file = publish(store).file("model.bin")
+    assert store.get(KEY)
+    status = file.stat()
+    file.write_bytes(b"WEIGHTS")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert store.get(KEY)
+    found = subprocess.run(
+        [sys.executable, "-c", GET, str(tmp_path), KEY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert found.stdout.strip() == "False", found.stderr
+    assert "model.bin has other content" in found.stderr
+    assert store.get(KEY) is None
+
+
 def test_reader_of_a_damaged_artifact_spares_its_replacement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While one reader still verifies, another has set the damaged artifact aside and published a new one."""
     store, other = Store(tmp_path), Store(tmp_path)
@@ -148,6 +223,7 @@ def test_keys_cannot_leave_the_store(tmp_path: Path, key: str) -> None:
     for call in (
         store.has,
         store.get,
+        store.manifest,
         store.scratch,
         store.load_checkpoint,
         lambda k: store.refer("s", "t", {"g": k}),
@@ -250,14 +326,112 @@ def test_failures_are_remembered_by_sweep(tmp_path: Path) -> None:
 
 def test_ls(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    publish(store, "student-1", created=12.0)
+    before = time.time()
+    publish(store, "student-1")
     publish(store, "teacher-1")
     store.scratch("unseen-1")
     store.refer("sweep-1", "trial_0", {"teacher": "teacher-1"})
     student, teacher = store.ls()
-    assert (student.key, student.stage, student.created, student.referenced) == ("student-1", "generator", 12.0, False)
+    assert (student.key, student.referenced) == ("student-1", False)
+    assert before - 1 <= student.created <= time.time() + 1
     assert student.bytes == sum(p.stat().st_size for p in (tmp_path / "artifacts" / "student-1").iterdir())
     assert (teacher.key, teacher.referenced) == ("teacher-1", True)
+
+
+def test_ls_and_gc_open_no_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, looked_at = Store(tmp_path), []
+    for number in range(5):
+        publish(store, f"student-{number}")
+    store.refer("sweep-1", "trial_0", {"student": "student-1"})
+    open_file, scandir, listdir = Path.open, os.scandir, os.listdir
+    for owner, name, real in ((Path, "open", open_file), (os, "scandir", scandir), (os, "listdir", listdir)):
+        monkeypatch.setattr(owner, name, lambda path, *a, real=real, **k: (looked_at.append(str(path)), real(path, *a, **k))[1])
+    assert [entry.referenced for entry in store.ls()] == [False, True, False, False, False]
+    assert [entry.key for entry in store.gc(dry_run=True)] == ["student-0", "student-2", "student-3", "student-4"]
+    assert str(tmp_path / "artifacts") in looked_at
+    assert not [path for path in looked_at if "artifacts/" in path]
+
+
+@pytest.mark.parametrize("memory", [None, b"", b"student-1 1\nstudent-1 9 1", b"\xff\0\nstudent-9 5 1.000\n"])
+def test_ls_looks_up_what_it_does_not_remember(tmp_path: Path, memory: bytes | None) -> None:
+    """The memory of sizes may be missing (an older store), torn by a power cut, or tell of what is gone."""
+    store = Store(tmp_path)
+    for key in ("student-1", "teacher-1"):
+        publish(store, key)
+    known = [(entry.key, entry.bytes) for entry in store.ls()]
+    index = tmp_path / "artifacts.txt"
+    remembered = index.read_text()
+    index.unlink()
+    if memory is not None:
+        index.write_bytes(memory)
+    assert [(entry.key, entry.bytes) for entry in store.ls()] == known
+    assert [line.split()[:2] for line in index.read_text().splitlines()] == [line.split()[:2] for line in remembered.splitlines()]
+
+
+def test_ls_tells_the_size_of_the_present_publication(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    publish(store)
+    store.gc()
+    publish(store, data=b"much larger weights")
+    (entry,) = store.ls()
+    assert entry.bytes == sum(p.stat().st_size for p in (tmp_path / "artifacts" / KEY).iterdir())
+
+
+def test_gc_does_not_touch_what_is_begun_while_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that starts between the look at the references and the deletion has nothing that protects it."""
+    store, begun = Store(tmp_path), []
+
+    def references_then_a_stage_begins(storage: Storage) -> set[str]:
+        found = references(storage)
+        begun.append(store.scratch(KEY))
+        store.save_checkpoint(KEY, b"state")
+        return found
+
+    monkeypatch.setattr("gankd.store.garbage.references", references_then_a_stage_begins)
+    assert store.gc() == []
+    assert begun[0].exists()
+    assert store.load_checkpoint(KEY) is not None
+
+
+# ---- recipes
+
+
+def test_artifacts_of_a_recipe(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key, created in (("gan-b", 3.0), ("gan-a", 2.0), ("gan-c", 1.0)):
+        out = store.scratch(key)
+        store.publish(key, out, {"stage": "gan", "created": created}, recipe="gan-recipe")
+    publish(store, "gan-d")
+    assert store.of_recipe("gan-recipe") == ["gan-c", "gan-a", "gan-b"]
+    assert store.of_recipe("another") == []
+    store.refer("sweep-1", "trial_0", {"gan": "gan-a"})
+    assert len(store.gc(dry_run=True)) == 3
+    assert len(list((tmp_path / "recipes/gan-recipe").iterdir())) == 3
+    store.gc()
+    assert store.of_recipe("gan-recipe") == ["gan-a"]
+    assert [path.name for path in (tmp_path / "recipes/gan-recipe").iterdir()] == ["gan-a"]
+    (tmp_path / "sweeps/sweep-1/keys/trial_0.json").unlink()
+    store.gc()
+    assert not (tmp_path / "recipes/gan-recipe").exists()
+
+
+def test_a_damaged_artifact_is_of_no_recipe_until_it_is_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.publish(KEY, store.scratch(KEY), {"stage": "gan"}, recipe="gan-recipe")
+    (tmp_path / "artifacts" / KEY / "manifest.json").write_text("{")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.of_recipe("gan-recipe") == []
+    publish(store)
+    assert store.of_recipe("gan-recipe") == [KEY]
+
+
+def test_a_bad_recipe_publishes_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="not a name in the store"):
+        store.publish(KEY, store.scratch(KEY), {"stage": "gan"}, recipe="../x")
+    with pytest.raises(ValueError, match="not a name in the store"):
+        store.of_recipe("../x")
+    assert not store.has(KEY)
 
 
 def test_gc_deletes_what_nobody_needs_and_nothing_else(tmp_path: Path) -> None:

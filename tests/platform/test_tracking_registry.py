@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.tracking.model_registry import compare, export, load, register
+from gankd.tracking.model_registry import export, load, register
 from gankd.tracking.runs import Runs
+from gankd.tracking.sweeps import finished_sweeps
 
 
 class Student(nn.Module):
@@ -53,15 +54,16 @@ class Store:
     runs: Runs
     folder: Path
 
-    def register(self, key: str, value: float, data: str = "digits-1", mode: str = "max") -> Any:
+    def register(self, key: str, value: float, data: str = "digits-1", mode: str = "max", **facts: Any) -> Any:
         network = Student()
         folder = self.folder / key
         folder.mkdir(exist_ok=True)
         save_file(network.state_dict(), folder / "model.safetensors")
         (folder / "recipe.json").write_text(json.dumps({"name": "tiny", "key": key}))
         return register(
-            self.uri, "digits-student", lambda: (network, STUDENT), folder, key=key, metrics={"val/acc": value}, metric="val/acc",
-            mode=mode, fingerprint=data, run_id=self.runs.trial_run("t0"), tags={"gankd.method": "rgal"},
+            self.uri, "digits-student", lambda: (network, STUDENT), lambda: folder, key=key, metrics={"val/acc": value},
+            metric="val/acc", mode=mode, facts={"metric": "acc", "data": data, **facts}, run_id=self.runs.trial_run("t0"),
+            tags={"gankd.method": "rgal"},
         )  # fmt: skip
 
     def alias(self, alias: str) -> str | None:
@@ -95,6 +97,35 @@ def test_the_champion_changes_only_for_a_better_one_on_the_same_data(store: Stor
     assert (store.alias("champion"), store.alias("challenger")) == ("6", "5")
 
 
+@pytest.mark.parametrize(
+    ("facts", "differs"),
+    [
+        ({"extractor": "classifier@2"}, "extractor (classifier@1 there, classifier@2 here)"),
+        ({"images": 500}, "images (2000 there, 500 here)"),
+        ({"network": {"name": "resnet20"}}, "network (null there"),
+        ({"data": "digits-2"}, "data (digits-1 there, digits-2 here)"),
+    ],
+)
+def test_a_number_that_depends_on_something_else_never_takes_the_champions_place(
+    store: Store, facts: dict[str, Any], differs: str
+) -> None:
+    known = {"extractor": "classifier@1", "images": 2000}
+    store.register("a", 2.0, mode="min", **known)
+    other = store.register("b", 1.0, mode="min", **{**known, **facts})
+    assert (other.alias, store.alias("champion")) == ("challenger", "1")
+    assert differs in other.reason
+    assert store.runs.client.get_model_version("digits-student", "2").tags["gankd.why_challenger"] == other.reason
+
+
+def test_equal_facts_meet_whatever_stage_has_measured(store: Store) -> None:
+    """`ft/fid` and `quality/fid` by one extractor are one metric: the facts hold no stage."""
+    store.register("a", 2.0, mode="min", extractor="classifier@1")
+    better = store.register("b", 1.0, mode="min", extractor="classifier@1")
+    assert (better.alias, better.reason) == ("champion", "")
+    worse = store.register("c", 1.5, mode="min", extractor="classifier@1")
+    assert worse.reason == "the champion, version 2, has 1"
+
+
 def test_less_is_better_where_the_mode_says_so(store: Store) -> None:
     store.register("a", 2.0, mode="min")
     assert store.register("b", 3.0, mode="min").alias == "challenger"
@@ -121,8 +152,8 @@ def test_a_version_tells_where_it_comes_from(store: Store) -> None:
     version = store.runs.client.get_model_version("digits-student", "1")
     assert version.run_id == store.runs.trial_run("t0")
     assert version.tags == {
-        "gankd.key": "a", "gankd.metric": "val/acc", "gankd.mode": "max", "gankd.data": "digits-1",
-        "gankd.method": "rgal", "val/acc": "0.8",
+        "gankd.key": "a", "gankd.value": "0.8", "gankd.mode": "max", "gankd.data": "digits-1", "gankd.why_challenger": "",
+        "gankd.comparable": '{"data": "digits-1", "metric": "acc"}', "gankd.method": "rgal", "val/acc": "0.8",
     }  # fmt: skip
     outputs = store.runs.client.get_run(version.run_id).outputs.model_outputs
     assert any(output.model_id in version.source for output in outputs)
@@ -197,24 +228,23 @@ def test_a_registered_network_loads_by_its_alias(store: Store, monkeypatch: pyte
     assert mlflow.pytorch.load_model("models:/digits-student@champion")(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
 
 
-def test_compare_takes_each_methods_best_sweep_by_validation(store: Store) -> None:
-    def sweep(name: str, method: str, mode: str = "max", status: str = "FINISHED", **metrics: float) -> None:
+def test_the_finished_sweeps_of_a_data_set_are_told_with_what_their_numbers_depend_on(store: Store) -> None:
+    def sweep(name: str, method: str, status: str = "FINISHED", dataset: str = "cifar") -> None:
         runs = Runs(store.runs.client, store.runs.experiment_id, name)
-        tags = {"gankd.method": method, "gankd.dataset": "cifar", "gankd.mode": mode, "gankd.data": "c-1"}
-        run = runs.sweep_run(tags)
-        runs.metrics(run, {key.replace("_", "/"): value for key, value in metrics.items()}, 1, 0)
+        facts = json.dumps({"metric": "val_accuracy", "data": "c-1"})
+        tags = {"gankd.method": method, "gankd.dataset": dataset, "gankd.metric": "student/val_accuracy"}
+        run = runs.sweep_run(tags | {"gankd.comparable.student": facts})
+        runs.metrics(run, {"objective": 90.0, "val/student": 90.0}, 1, 0)
         runs.flush()
         runs.end(run, status, 2)
 
-    sweep("one", "rgal", objective=0.7, val_student=0.7, test_student=0.9)  # better on test only
-    sweep("two", "rgal", objective=0.8, val_student=0.8, gain=0.05, generator_fid=12.0)
-    sweep("three", "rgal", objective=0.99, status="KILLED")
-    sweep("four", "cgan_kd", objective=0.9, val_student=0.9)
-    sweep("five", "cgan_transfer", mode="min", objective=3.0)
-    sweep("six", "cgan_transfer", mode="min", objective=2.0)
-    rows = compare(store.uri, "cifar")
-    assert [(row["method"], row["sweep"]) for row in rows] == [("cgan_kd", "four"), ("rgal", "two"), ("cgan_transfer", "six")]
-    assert (rows[1]["objective"], rows[1]["gain"], rows[1]["data"]) == (0.8, 0.05, "c-1")
-    assert rows[1]["metrics"]["generator/fid"] == 12.0
-    assert rows[0]["gain"] is None
-    assert compare(store.uri, "svhn") == []
+    sweep("one", "rgal")
+    sweep("two", "cgan_kd")
+    sweep("three", "rgal", status="KILLED")
+    sweep("four", "rgal", dataset="svhn")
+    sweeps = {sweep.name: sweep for sweep in finished_sweeps(store.uri, "cifar")}
+    assert sweeps.keys() == {"one", "two"}
+    assert (sweeps["two"].method, sweeps["two"].objective) == ("cgan_kd", "student/val_accuracy")
+    assert sweeps["two"].metrics == {"objective": 90.0, "val/student": 90.0}
+    assert sweeps["two"].facts == {"student": {"metric": "val_accuracy", "data": "c-1"}}
+    assert finished_sweeps(store.uri, "mnist") == []

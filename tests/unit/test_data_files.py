@@ -303,10 +303,11 @@ def test_idx_and_mnist(tmp_path: Path) -> None:
     [
         ("train-images-idx3-ubyte", idx_bytes(images(40, 28, 28))[:-7], "is truncated: 31353 bytes"),
         ("train-images-idx3-ubyte", b"\x89PNG....", "not an IDX file"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(labels(40)))[:-9], "not a readable gzip"),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(idx_bytes(labels(40)), mtime=0)[:-9], "not a readable gzip"),
         ("train-labels-idx1-ubyte.gz", b"plain", "not a readable gzip"),
         ("t10k-images-idx3-ubyte", None, "must hold t10k-images"),
     ],
+    ids=["truncated", "another format", "truncated gzip", "no gzip", "absent"],
 )
 def test_bad_idx(tmp_path: Path, file: str, content: bytes | None, words: str) -> None:
     write_mnist(tmp_path)
@@ -379,3 +380,46 @@ def test_svhn_and_stl10_come_from_torchvision(tmp_path: Path, monkeypatch: pytes
     assert read("stl10", tmp_path).class_names == ("airplane", "bird")
     with pytest.raises(UserError, match=r"svhn.*is not in"):
         read("svhn", tmp_path, download=True)
+
+
+# Unlabelled sets
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npz"])
+def test_a_file_without_labels_is_an_unlabelled_set(tmp_path: Path, kind: str) -> None:
+    arrays = {"images_train": images(40), "images_test": images(12)}
+    path = hdf5(tmp_path / "a.h5", **arrays) if kind == "hdf5" else tmp_path / "a.npz"
+    if kind == "npz":
+        np.savez(path, **arrays)
+    data = read(kind, path, val_fraction=0.25)
+    assert data.unlabelled
+    assert (data.classes, data.class_names, data.label_range) == (None, (), None)
+    assert [len(data.train), len(data.val), len(data.test)] == [30, 10, 12]
+    assert not data.train.labels.any()
+    np.testing.assert_array_equal(data.test.images, images(12))
+    smaller = read(kind, path, val_fraction=0.25, train_images=7)
+    assert (len(smaller.train), smaller.unlabelled) == (7, True)
+
+
+def test_equal_unlabelled_images_have_equal_fingerprints_and_labels_change_them(tmp_path: Path) -> None:
+    bare = {"images_train": images(40), "images_test": images(12)}
+    np.savez(tmp_path / "a.npz", **bare)
+    unlabelled = read("npz", tmp_path / "a.npz").fingerprint
+    assert unlabelled == read("hdf5", hdf5(tmp_path / "a.h5", **bare)).fingerprint
+    assert unlabelled != read("hdf5", hdf5(tmp_path / "b.h5", **good())).fingerprint
+
+
+def test_labels_of_some_parts_only_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images_train=images(40), images_test=images(12), labels_test=labels(12))
+    with pytest.raises(UserError, match="holds 'images_train' but not 'labels_train': add the labels"):
+        read("npz", tmp_path / "a.npz")
+
+
+def test_stages_that_need_labels_say_so(tmp_path: Path) -> None:
+    from gankd.stages.checks import check_classes
+    from gankd.stages.sections import GanConfig
+
+    np.savez(tmp_path / "a.npz", images=images(40))
+    data = read("npz", tmp_path / "a.npz")
+    with pytest.raises(UserError, match="stage 'biggan' needs labels, but data set 'npz' has none: add them"):
+        check_classes("biggan", GanConfig(), data)

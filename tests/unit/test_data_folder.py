@@ -156,3 +156,17 @@ def test_folders_without_pictures(tmp_path: Path) -> None:
         read(tmp_path / "parts")
     with pytest.raises(UserError, match=r"is a file; data.name=folder"):
         read(tmp_path / "ant" / "0.png")
+
+
+def test_pictures_without_class_folders_are_an_unlabelled_set(tmp_path: Path) -> None:
+    for i in range(10):
+        save(tmp_path / "flat" / f"{i}.png", noise(8, 8, 3))
+        save(tmp_path / "parts" / "train" / f"{i}.png", noise(8, 8, 3))
+    save(tmp_path / "parts" / "test" / "0.png", noise(8, 8, 3))
+    flat, parts = read(tmp_path / "flat"), read(tmp_path / "parts")
+    assert (flat.unlabelled, flat.classes, flat.class_names) == (True, None, ())
+    assert [len(flat.train), len(flat.val), len(flat.test)] == [7, 1, 2]
+    assert [len(parts.train), len(parts.val), len(parts.test)] == [9, 1, 1]
+    save(tmp_path / "parts" / "test" / "ant" / "0.png", noise(8, 8, 3))
+    with pytest.raises(UserError, match=r"test/ant is a class folder, but the training images have none"):
+        read(tmp_path / "parts")

@@ -226,3 +226,13 @@ def test_parts_share_no_image(tmp_path) -> None:
     assert [len(data.train), len(data.val), len(data.test)] == [60, 20, 20]  # a fifth is held out for testing
     train, val, test = (rows(part.images) for part in (data.train, data.val, data.test))
     assert len(train | val | test) == 100
+
+
+def test_a_set_without_its_test_part_is_the_same_set_and_says_who_may_test() -> None:
+    data = load(DataConfig())
+    shown = data.without_test()
+    assert shown.fingerprint == data.fingerprint
+    assert (shown.train, shown.val, shown.class_names) == (data.train, data.val, data.class_names)
+    assert len(data.test) == 599
+    with pytest.raises(RuntimeError, match="only a stage declared with test=True is handed the test part of data set 'digits'"):
+        _ = shown.test

@@ -1,13 +1,20 @@
 """What an artifact's key depends on, and which stages a sweep shares."""
 
+from pathlib import Path
 from typing import Any
 
-from gankd.config import build_config, with_knobs
-from gankd.pipeline import stage_keys
-from gankd.registry import find_method
+import pytest
+
+import gankd.naming
+from gankd.code import Code
+from gankd.config import Selection, build_config, knobs, with_knobs
+from gankd.method import Method
+from gankd.naming import name_artifacts, stage_keys
+from gankd.registry import find_method, method_names
+from gankd.stages.sections import ClassifierConfig
 
 METHOD = find_method("cgan_kd")
-STAGES = [stage.name for stage in METHOD.stages]
+STAGES = [stage.name for stage in METHOD.made_always()]
 
 
 def keys(changes: dict[str, Any] | None = None, fingerprint: str = "data", salt: str = "") -> dict[str, str]:
@@ -66,3 +73,99 @@ def test_the_shared_stages_are_what_no_searched_knob_touches() -> None:
     assert changed({"quality.images": 50, "quality.neighbours": 5}) == {"quality"}
     assert shared("student.fakes") == [stage for stage in STAGES if stage != "student"]
     assert shared("seed") == shared("data.train_images") == []
+
+
+TABLES = Path(__file__).parents[1] / "fixtures" / "knobs"
+
+
+def another(value: Any) -> Any:
+    """A value of the same type that differs; whether the knob would allow it does not matter for keys."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return f"{value}x"
+    return () if value else (1,)
+
+
+def with_another(config: Any, knob: str) -> Any:
+    section, _, name = knob.rpartition(".")
+    if not section:
+        return config.model_copy(update={name: another(getattr(config, name))})
+    inner = getattr(config, section)
+    return config.model_copy(update={section: inner.model_copy(update={name: another(getattr(inner, name))})})
+
+
+def knob_table(method: Method) -> str:
+    """`knob: stages whose artifacts change with it`, a line for each knob, test stages left out."""
+    config, lines = method.config(), []
+    before = stage_keys(method, config, "data")
+    for knob, info in knobs(method.config).items():
+        if knob.startswith("data.") or (info.json_schema_extra or {}).get("unit") == "path":
+            continue  # by the data's fingerprint, by the file's content
+        after = stage_keys(method, with_another(config, knob), "data")
+        changed = [stage.name for stage in method.made_always() if before[stage.name] != after[stage.name]]
+        lines.append(f"{knob}: {' '.join(changed)}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("name", ["cgan_kd", "cgan_transfer", "rgal"])
+def test_what_a_knob_makes_anew_is_as_the_table_says(name: str) -> None:
+    """A wrong dependency shows in the table's diff. `python -m tests.unit.test_keys` writes the tables anew."""
+    assert knob_table(find_method(name)) == (TABLES / f"{name}.txt").read_text()
+
+
+def test_every_method_of_ours_has_a_table() -> None:
+    assert {file.stem for file in TABLES.glob("*.txt")} == set(method_names()) == {"cgan_kd", "cgan_transfer", "rgal"}
+
+
+def test_a_selection_has_the_named_knobs_and_no_other() -> None:
+    selection = Selection(ClassifierConfig(), {"lr", "epochs"}, "teacher")
+    assert selection.lr == ClassifierConfig().lr
+    with pytest.raises(AttributeError, match=r"does not read teacher\.batch"):
+        _ = selection.batch
+    assert selection == Selection(ClassifierConfig(batch=7), {"lr", "epochs"}, "teacher")
+
+
+def test_edited_code_changes_the_key_and_not_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = name_artifacts(METHOD, METHOD.config(), "data")
+    real = gankd.naming.code_of
+
+    def edited(function: str, networks: Any) -> Code:
+        code = real(function, networks)
+        return Code("edited", code.platform) if function.endswith(":make_samples") else code
+
+    monkeypatch.setattr(gankd.naming, "code_of", edited)
+    after = name_artifacts(METHOD, METHOD.config(), "data")
+    assert {stage for stage in STAGES if before.keys[stage] != after.keys[stage]} == {"samples", "student"}
+    assert before.recipes == after.recipes
+
+
+def test_with_reuse_stale_an_artifact_of_other_code_serves() -> None:
+    names = name_artifacts(METHOD, METHOD.config(), "data")
+
+    class Shelf:
+        def has(self, key: str) -> bool:
+            return False
+
+        def of_recipe(self, recipe: str) -> list[str]:
+            return ["samples-older", "samples-old"] if recipe == names.recipes["samples"] else []
+
+    stale = name_artifacts(METHOD, METHOD.config(), "data", stale=Shelf())
+    assert stale.keys["samples"] == "samples-old"
+    assert stale.keys["student"] != names.keys["student"]
+    assert stale.keys["biggan"] == names.keys["biggan"]
+
+
+def test_a_repetition_makes_all_anew_but_what_measures() -> None:
+    first, second = (name_artifacts(METHOD, METHOD.config(), "data", repetition=r) for r in (0, 1))
+    same = {stage for stage in STAGES if first.keys[stage] == second.keys[stage]}
+    assert same == {"feature_classifier", "real_statistics"}
+    assert (second.seeds["student"], second.seeds["feature_classifier"]) == (1, 0)
+
+
+if __name__ == "__main__":
+    for each in method_names():
+        (TABLES / f"{each}.txt").write_text(knob_table(find_method(each)))

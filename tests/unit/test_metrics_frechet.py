@@ -100,6 +100,23 @@ def test_fewer_samples_than_features() -> None:
     assert frechet_distance_of_few(a, b) == pytest.approx(float(FID["small_fid_eigh"]), rel=1e-8)
 
 
+def test_singular_covariances_cost_no_digits() -> None:
+    """Fewer samples than features, one of them constant, and a spectrum that falls as that of image features does."""
+    rng = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(64, 64, generator=rng, dtype=torch.float64)).Q
+    falling = torch.logspace(0, -5, 64, dtype=torch.float64)
+    a, b = ((torch.randn(40, 64, generator=rng, dtype=torch.float64) * falling) @ turn * s for s in (1.0, 1.1))
+    a[:, 5], b[:, 5] = 0, 1
+    expected = frechet_distance_of_few(a, b)
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == exact(expected)
+    assert frechet_distance(Moments.of(b), Moments.of(a)) == exact(expected)
+    factor = covariance_factor(Moments.of(a).covariance)
+    assert factor.shape == (64, 39)
+    torch.testing.assert_close(factor @ factor.T, Moments.of(a).covariance, rtol=0, atol=1e-14)
+    still = moments(torch.zeros(3), torch.zeros(3, 3))
+    assert frechet_distance(still, still) == 0
+
+
 def test_large_means_do_not_cost_the_digits() -> None:
     a, b = Moments.empty(4), Moments.empty(4)
     for i in range(0, 1000, 77):

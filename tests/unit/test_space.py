@@ -1,5 +1,7 @@
 """A search space is checked before anything starts."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,12 @@ def test_an_integer_range_excludes_its_end_as_in_ray(tmp_path: Path) -> None:
     check(tmp_path, "SPACE = {'biggan.width': tune.randint(1, 257)}")
     with pytest.raises(UserError, match=r"'biggan\.width' cannot be 257"):
         check(tmp_path, "SPACE = {'biggan.width': tune.randint(1, 258)}")
+
+
+def test_a_space_edited_within_a_second_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "mine.py"
+    for knob in ("teacher.lr", "student.lr"):
+        file.write_text(f"from ray import tune\nSPACE = {{{knob!r}: tune.uniform(0.1, 1)}}\n".ljust(100))
+        os.utime(file, (1e9, 1e9))
+        assert list(load_space(METHOD, str(file)).samplers) == [knob]

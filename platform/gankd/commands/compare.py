@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,11 @@ from rich.table import Table
 from gankd.config import nearest
 from gankd.data import NAMES
 from gankd.errors import UserError
-from gankd.tracking.model_registry import compare
+from gankd.metrics.directions import direction, is_better
+from gankd.tracking.sweeps import FinishedSweep, finished_sweeps
 from gankd.tracking.tracker import Tracker
 
-# Heading -> metric of a sweep's run: accuracies in percent on the part that is named.
+# Heading -> metric of a sweep's run.
 STUDENT = {
     "student val": "val/student",
     "student test": "test/student",
@@ -34,55 +38,94 @@ def comparison(dataset: str) -> Group:
     if dataset not in NAMES:
         raise UserError(f"unknown data set {dataset!r}{nearest(dataset, NAMES)} (known: {', '.join(NAMES)})")
     uri = Tracker.default_uri(Path.cwd())
-    rows = compare(uri, dataset)
-    if not rows:
+    sweeps = best_of_each_method(finished_sweeps(uri, dataset))
+    if not sweeps:
         raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {uri}")
-    tables = []
-    students = [row for row in rows if "val/student" in row["metrics"]]
-    if students:
-        tables.append(side_by_side(f"students on {dataset}: best sweep of each method, chosen on validation", STUDENT, students))
-    columns = generator_columns(rows)
-    makers = [row for row in rows if columns.keys() and any(name in row["metrics"] for name in columns.values())]
-    if makers:
-        if any(row not in students for row in makers):
-            columns["gain"] = "gain"
-        # A method with a student has its gain beside that.
-        shown = [row | {"metrics": row["metrics"] | ({"gain": None} if row in students else {})} for row in makers]
-        tables.append(side_by_side(f"generated images on {dataset}, against validation images", columns, shown))
-    return Group(*tables, *notes(rows))
+    parts: list[Any] = []
+    if students := [sweep for sweep in sweeps if "val/student" in sweep.metrics]:
+        title = f"students on {dataset}: best sweep of each method, chosen on validation"
+        parts += side_by_side(title, "student", "val/student", STUDENT, students)
+    columns = generator_columns(sweeps)
+    if makers := [sweep for sweep in sweeps if any(name in sweep.metrics for name in columns.values())]:
+        if any(sweep not in students for sweep in makers):
+            columns["gain"] = "gain"  # a method with a student has its gain beside that
+        title = f"generated images on {dataset}, against validation images"
+        parts += side_by_side(title, "generator", next(iter(columns.values())), columns, makers, without_gain=students)
+    parts.append(
+        "gain: over the control, each the best of the same trials; positive where the method helps; on test where it has one."
+    )
+    return Group(*parts)
 
 
-def side_by_side(title: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each method, a column for each metric that some of them have."""
+def best_of_each_method(sweeps: Sequence[FinishedSweep]) -> list[FinishedSweep]:
+    """The best sweep of each method by its objective, among those whose objectives compare with its newest sweep's.
+
+    `sweeps`: the newest first; it wins among equals.
+    """
+    best: dict[str, FinishedSweep] = {}
+    for sweep in sweeps:
+        holder = best.setdefault(sweep.method, sweep)
+        if holder.facts.get("objective") == sweep.facts.get("objective") and holder.objective == sweep.objective:
+            value, than = (found.metrics.get("objective", math.nan) for found in (sweep, holder))
+            if is_better(sweep.objective, value, than):
+                best[sweep.method] = sweep
+    return list(best.values())
+
+
+def side_by_side(
+    title: str,
+    of: str,
+    main: str,
+    columns: Mapping[str, str],
+    sweeps: Sequence[FinishedSweep],
+    without_gain: Sequence[FinishedSweep] = (),
+) -> list[Any]:
+    """A table with a row for each method and a column for each metric that some have, and what keeps rows from comparing.
+
+    Rows are sorted by the metric `main` of role `of`, in that metric's direction. Rows of different letters do not compare.
+    """
+    letters, notes = comparable_groups([sweep.facts.get(of, {}) for sweep in sweeps])
+    way = direction(str(sweeps[0].facts.get(of, {}).get("metric", main)))
+    sign = 1 if way == "min" else -1
+    order = sorted(range(len(sweeps)), key=lambda i: (letters[i], sign * sweeps[i].metrics.get(main, math.inf * sign)))
     table = Table(title=escape(title), title_justify="left")
     table.add_column("method", no_wrap=True)
-    shown = {heading: name for heading, name in columns.items() if any(row["metrics"].get(name) is not None for row in rows)}
+    if notes:
+        table.add_column("")
+    shown = {heading: name for heading, name in columns.items() if any(name in sweep.metrics for sweep in sweeps)}
     for heading in shown:
         table.add_column(escape(heading), justify="right")
     table.add_column("sweep", overflow="fold")
-    for row in rows:
-        values = {name: row["metrics"].get(name) for name in shown.values()}
+    for index in order:
+        sweep = sweeps[index]
+        values = {n: None if n == "gain" and sweep in without_gain else sweep.metrics.get(n) for n in shown.values()}
         cells = [_number(value, "+" if name == "gain" else "") for name, value in values.items()]
-        table.add_row(row["method"], *cells, row["sweep"])
-    return table
+        table.add_row(sweep.method, *([letters[index]] if notes else []), *cells, sweep.name)
+    return [table, *notes]
 
 
-def generator_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """`FID [classifier]` -> `generator/fid_classifier`, and so on, for what some row has, extractor by extractor."""
-    found = {name for row in rows for name in row["metrics"]}
-    extractors = sorted(name.removeprefix("generator/fid_") for name in found if name.startswith("generator/fid_"))
+def comparable_groups(facts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """A letter for each set of facts, the most frequent first, equal ones for equal facts; and, where there are several
+    letters, a sentence on what differs."""
+    texts = [json.dumps(each, sort_keys=True) for each in facts]
+    frequent = {text: chr(ord("a") + place) for place, (text, _) in enumerate(Counter(texts).most_common())}
+    letters = [frequent[text] for text in texts]
+    if len(frequent) < 2:
+        return letters, []
+    differing = sorted(name for name in {name for each in facts for name in each} if len({_text(f, name) for f in facts}) > 1)
+    return letters, [f"Only rows of the same letter compare; they differ in: {', '.join(differing)}."]
+
+
+def _text(facts: Mapping[str, Any], name: str) -> str:
+    return json.dumps(facts.get(name), sort_keys=True)
+
+
+def generator_columns(sweeps: Iterable[FinishedSweep]) -> dict[str, str]:
+    """`FID [classifier]` -> `generator/fid_classifier`, and so on, for what some sweep has, extractor by extractor."""
+    names = {name for sweep in sweeps for name in sweep.metrics}
+    extractors = sorted(name.removeprefix("generator/fid_") for name in names if name.startswith("generator/fid_"))
     columns = {f"{title}\n[{e}]": f"generator/{metric}_{e}" for e in extractors for title, metric in GENERATOR.items()}
-    return {title: name for title, name in columns.items() if name in found}
-
-
-def notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What keeps numbers of different rows from being compared, and what a gain is."""
-    said = ["gain: over the method's control, positive where it helps; on test where both are scored there, else on validation."]
-    if len({row["data"] for row in rows}) > 1:
-        said.append("These sweeps did not all read the same images: their data fingerprints differ.")
-    if len({row["feature_classifier"] for row in rows if row["feature_classifier"]}) > 1:
-        said.append("The classifier in whose features images are compared is not the same in all rows.")
-    return said
+    return {title: name for title, name in columns.items() if name in names}
 
 
 def _number(value: float | None, sign: str = "") -> str:

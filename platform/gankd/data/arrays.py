@@ -26,16 +26,20 @@ PAIRS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def find_pairs(keys: Collection[str], where: str) -> dict[str, tuple[str, str]]:
-    """Part -> (images, labels) keys among `keys`. UserError without training images, or with images but no labels."""
-    found: dict[str, tuple[str, str]] = {}
+def find_pairs(keys: Collection[str], where: str) -> dict[str, tuple[str, str | None]]:
+    """Part -> keys of its images and labels among `keys`; labels None in all parts where there are no labels at all.
+
+    UserError without training images, or where some labels are there and others are not.
+    """
+    found: dict[str, tuple[str, str | None]] = {}
+    labels_known = any(labels in keys for pairs in PAIRS.values() for _, labels in pairs)
     for part, pairs in PAIRS.items():
         pair = next((pair for pair in pairs if pair[0] in keys), None)
         if pair is None:
             continue
-        if pair[1] not in keys:
+        if labels_known and pair[1] not in keys:
             raise UserError(f"{where} holds {pair[0]!r} but not {pair[1]!r}: add the labels under that name")
-        found[part] = pair
+        found[part] = pair if labels_known else (pair[0], None)
     if "train" not in found:
         names = ", ".join(sorted(keys)[:8]) or "nothing"
         wanted = ", ".join(f"{images}/{labels}" for images, labels in PAIRS["train"])

@@ -41,11 +41,12 @@ def load(config: DataConfig) -> DataSet:
     train, val, test = _parts(source, config, where)
     names = (source.class_names or tuple(map(str, range(classes)))) if classes else ()
     span = source.label_range
-    if classes is None and span is None:
+    if classes is None and span is None and not source.unlabelled:
         # Of all training images, whatever is drawn from them: a label means the same at every train_images.
         span = (float(source.train.labels.min()), float(source.train.labels.max()))
-    mark = fingerprint((train, val, test), names, source.label_unit, span)
-    return DataSet(config.name, train, val, test, classes, names, source.label_unit, span, mark)
+    unknown = ("unlabelled",) if source.unlabelled else ()  # zeros that are no class
+    mark = fingerprint((train, val, test), names, source.label_unit, span, *unknown)
+    return DataSet(config.name, train, val, test, classes, names, source.label_unit, span, mark, source.unlabelled)
 
 
 def _read(config: DataConfig) -> Source:

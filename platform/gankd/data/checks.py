@@ -60,14 +60,16 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def check_part(images: np.ndarray, labels: np.ndarray, images_at: str, labels_at: str) -> Split:
-    """Images and labels as a `Split`, checked."""
+def check_part(images: np.ndarray, labels: np.ndarray | None, images_at: str, labels_at: str) -> Split:
+    """Images and labels as a `Split`, checked; None for labels that are not known."""
     check_image_type(images.shape, images.dtype, images_at)
+    if labels is None:
+        return Split.unlabelled(channels_first(images))
     return Split(channels_first(images), check_labels(labels, len(images), labels_at))
 
 
 def check_source(source: Source, where: str) -> int | None:
-    """Check the parts against each other. Returns the number of classes, or None for regression."""
+    """Check the parts against each other. Returns the number of classes, or None where the labels are no classes."""
     train = source.train
     for part in (source.val, source.test):
         if part is None:
@@ -79,6 +81,8 @@ def check_source(source: Source, where: str) -> int | None:
             )
         if part.labels.dtype != train.labels.dtype:
             raise UserError(f"{where}: the parts mix class labels (integers) and regression labels (floating point)")
+    if source.unlabelled:
+        return None
     if len(np.unique(train.labels)) < 2:
         raise UserError(f"{where}: all training labels are {train.labels[0]}; two classes (or values) at least are needed")
     return check_classes(source, where) if train.labels.dtype == np.int64 else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,7 +17,8 @@ class Split:
 
     Attributes:
         images: uint8 (N, C, H, W), C 1 or 3; an array in memory or a memory map.
-        labels: int64 (N,) class indices, or float32 (N,) in the data set's `label_unit`.
+        labels: int64 (N,) class indices, or float32 (N,) in the data set's `label_unit`. Zeros, int64, where they are not
+            known: a batch then has labels of one class, which nothing should learn.
     """
 
     images: Array
@@ -25,6 +26,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @classmethod
+    def unlabelled(cls, images: Array) -> Split:
+        """Images whose labels are not known."""
+        return cls(images, np.zeros(len(images), np.int64))
 
     def take(self, index: Array) -> Split:
         """The images and labels at `index`, in that order."""
@@ -39,6 +45,7 @@ class Source:
         groups: one number per training image; images with the same number stay in one part (turned copies of a digit).
         class_names: empty when the source names none.
         label_range: the possible values of a regression label, where they are known beforehand.
+        unlabelled: whether the labels are not known, of no part.
     """
 
     train: Split
@@ -48,36 +55,51 @@ class Source:
     label_unit: str = ""
     label_range: tuple[float, float] | None = None
     groups: Array | None = None
+    unlabelled: bool = False
 
     @classmethod
-    def of_parts(cls, parts: Mapping[str, Split], class_names: tuple[str, ...] = ()) -> Source:
+    def of_parts(cls, parts: Mapping[str, Split], class_names: tuple[str, ...] = (), *, unlabelled: bool = False) -> Source:
         """From 'train', 'val' and 'test' parts. A lone held-out part is the test part, whatever its name."""
         test, val = parts.get("test"), parts.get("val")
         if test is None:
             test, val = val, None
-        return cls(parts["train"], test, val, class_names)
+        return cls(parts["train"], test, val, class_names, unlabelled=unlabelled)
 
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """Images and labels in three parts that share no image.
+    """Images and labels in three parts that share no image. Only a test stage is handed a set with its test part.
 
     Attributes:
-        classes: number of classes; None for a regression task.
-        class_names: one name per class; empty for a regression task.
+        test_part: the test images, or None where they are withheld; read them as `test`.
+        classes: number of classes; None where the labels are no classes, or not known.
+        class_names: one name per class; empty without classes.
         label_unit, label_range: unit and possible values (low, high) of a regression label.
         fingerprint: sha256 (hex) of everything that training and evaluation can see of the set.
+        unlabelled: whether the labels are not known; they are zeros then.
     """
 
     name: str
     train: Split
     val: Split
-    test: Split
+    test_part: Split | None
     classes: int | None
     class_names: tuple[str, ...]
     label_unit: str
     label_range: tuple[float, float] | None
     fingerprint: str
+    unlabelled: bool = False
+
+    @property
+    def test(self) -> Split:
+        """The test part. Raises RuntimeError in a stage that is not a test stage."""
+        if self.test_part is None:
+            raise RuntimeError(f"only a stage declared with test=True is handed the test part of data set {self.name!r}")
+        return self.test_part
+
+    def without_test(self) -> DataSet:
+        """The same set, of the same fingerprint, with its test part withheld."""
+        return replace(self, test_part=None)
 
     @property
     def image_size(self) -> int:

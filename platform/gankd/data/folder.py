@@ -1,4 +1,7 @@
-"""A folder of class folders: `<class>/*.png`, or `train/<class>/*.png` with `val/` (`valid/`) and `test/` beside it."""
+"""A folder of class folders: `<class>/*.png`, or `train/<class>/*.png` with `val/` (`valid/`) and `test/` beside it.
+
+Without class folders, `*.png` or `train/*.png` are images of an unlabelled set.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +37,14 @@ def read_folder(root: Path, size: int | None, channels: int | None) -> Source:
             raise UserError(f"{root} holds {', '.join(sorted(f.name for f in present.values()))} but no train folder")
         present = {"train": root}
     class_names = tuple(folder.name for folder in _class_folders(present["train"]))
-    if len(class_names) < 2:
+    unlabelled = not class_names and any(_is_picture(file, root) for file in present["train"].iterdir())
+    if len(class_names) < 2 and not unlabelled:
         raise UserError(f"{present['train']} holds {len(class_names)} class folders; two at least are needed, one per class")
-    lists = {part: _list_part(folder, class_names) for part, folder in present.items()}
+    lists = {part: _list_flat(folder) if unlabelled else _list_part(folder, class_names) for part, folder in present.items()}
     pictures = {part: _decode(files, size, channels) for part, (files, _) in lists.items()}
     depth = max(picture.shape[0] for part in pictures.values() for picture in part)
     parts = {part: Split(_stack(pictures[part], lists[part][0], depth), lists[part][1]) for part in present}
-    return Source.of_parts(parts, class_names)
+    return Source.of_parts(parts, class_names, unlabelled=unlabelled)
 
 
 def _class_folders(folder: Path) -> list[Path]:
@@ -62,6 +66,18 @@ def _list_part(folder: Path, class_names: tuple[str, ...]) -> tuple[list[Path], 
     if not files:
         raise UserError(f"{folder} holds no class folder with pictures")
     return files, np.array(labels, np.int64)
+
+
+def _list_flat(folder: Path) -> tuple[list[Path], np.ndarray]:
+    """All pictures right in a folder, of no known label."""
+    if entries := _class_folders(folder):
+        raise UserError(
+            f"{entries[0]} is a class folder, but the training images have none: sort all parts into classes, or none"
+        )
+    files = sorted(file for file in folder.iterdir() if _is_picture(file, folder))
+    if not files:
+        raise UserError(f"{folder} holds no picture ({', '.join(sorted(SUFFIXES))})")
+    return files, np.zeros(len(files), np.int64)
 
 
 def _is_picture(file: Path, below: Path) -> bool:

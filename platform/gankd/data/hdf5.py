@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def read_hdf5(path: Path) -> Source:
     """Read the parts that the file holds; other datasets in it are ignored. `class_names` (texts) is optional.
 
-    A generated set (`fake_images`) is read as training images. Links to other files are refused, because a file from
-    outside could pull in any file of this machine.
+    A generated set (`fake_images`) is read as training images. A file without any labels is an unlabelled set. Links to
+    other files are refused, because a file from outside could pull in any file of this machine.
     """
     import h5py
 
@@ -35,7 +35,7 @@ def read_hdf5(path: Path) -> Source:
     except (OSError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is no readable HDF5 file, perhaps truncated: copy or write it again ({reason})") from None
-    return Source.of_parts(parts, names)
+    return Source.of_parts(parts, names, unlabelled=pairs["train"][1] is None)
 
 
 def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
@@ -53,10 +53,13 @@ def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     return dataset
 
 
-def _read_part(file: h5py.File, images_key: str, labels_key: str, path: Path) -> Split:
-    images, labels = _dataset(file, images_key, path), _dataset(file, labels_key, path)
+def _read_part(file: h5py.File, images_key: str, labels_key: str | None, path: Path) -> Split:
+    images = _dataset(file, images_key, path)
     # Everything that shape and dtype can tell is checked before the first byte is read.
     check_image_type(images.shape, images.dtype, f"{images_key!r} in {path}")
+    if labels_key is None:
+        return Split.unlabelled(channels_first(images[...]))
+    labels = _dataset(file, labels_key, path)
     labels_at = f"{labels_key!r} in {path}"
     if labels.shape[:1] != images.shape[:1]:
         raise UserError(f"{labels_at} has shape {labels.shape}, but one label for each of {len(images)} images is needed")

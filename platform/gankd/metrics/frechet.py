@@ -13,23 +13,18 @@ from torch import Tensor
 
 from gankd.metrics.moments import Moments
 
-# The share of the distance that rounding may be expected to take before the slower form is used; what it took was a tenth.
-ROUNDING = 1e-8
-
 
 def covariance_factor(covariance: Tensor) -> Tensor:
-    """F with F F^T = `covariance`, a positive semidefinite (d, d): Cholesky's, without the columns of constant features.
+    """F (d, r) with F F^T = `covariance`, positive semidefinite (d, d) of rank r: Cholesky's with pivots, on the CPU.
 
-    The symmetric root, ten times as costly, where the covariance is singular; eigenvalues below 0 are rounding and count as 0.
+    It stops where only rounding is left, so a singular covariance adds no roots of eigenvalues that should be 0.
     """
-    varies = covariance.diagonal() > 0
-    lower, failed = torch.linalg.cholesky_ex(covariance[varies][:, varies])
-    if failed:
-        values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-        return vectors * values.clamp(min=0).sqrt() @ vectors.T
-    factor = covariance.new_zeros(len(covariance), len(lower))
-    factor[varies] = lower
-    return factor
+    from scipy.linalg.lapack import dpstrf
+
+    found, pivots, rank, _ = dpstrf(covariance.cpu().numpy(), lower=1)
+    factor = torch.zeros(len(covariance), rank, dtype=covariance.dtype)
+    factor[torch.from_numpy(pivots).long() - 1] = torch.from_numpy(found).tril()[:, :rank]
+    return factor.to(covariance.device)
 
 
 def frechet_distance(a: Moments, b: Moments, factor_a: Tensor | None = None) -> float:
@@ -49,32 +44,16 @@ def frechet_distance(a: Moments, b: Moments, factor_a: Tensor | None = None) -> 
 def frechet_distance_of_few(a: Tensor, b: Tensor) -> float:
     """From features (N, d) and (M, d): for fewer samples than dimensions, where the covariances are singular.
 
-    Tr (A B)^(1/2) is the nuclear norm of X Y^T, X and Y with X^T X = A and Y^T Y = B: no d x d matrix. The norm is the sum of
-    the roots of the eigenvalues of the Gram matrix where those lose nothing, else of the singular values, in twice the time.
+    Tr (A B)^(1/2) is the nuclear norm of X Y^T / sqrt((N - 1)(M - 1)), X and Y the centred features: no d x d matrix, and no
+    square roots of eigenvalues that should be 0.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"a Frechet distance needs at least 2 samples on both sides, not {len(a)} and {len(b)}")
     a, b = a.double(), b.double()
-    x, y = _contrasts(a), _contrasts(b)
-    apart = (a.mean(0) - b.mean(0)).square().sum() + x.square().sum() + y.square().sum()
-    product = x @ y.T if len(x) <= len(y) else y @ x.T
-    values = torch.linalg.eigvalsh(product @ product.T).clamp(min=0)
-    # An eigenvalue is off by about eps times the largest, its root by half of that over itself; their signs are independent.
-    off = torch.finfo(values.dtype).eps * values[-1]
-    roots = values.sqrt()
-    lost = (off / roots.clamp(min=off.sqrt())).square().sum().sqrt()
-    distance = apart - 2 * roots.sum()
-    return float(distance if lost <= ROUNDING * distance else apart - 2 * torch.linalg.svdvals(product).sum())
-
-
-def _contrasts(features: Tensor) -> Tensor:
-    """(N - 1, d) whose Gram matrix is the covariance of (N, d): the centred rows, turned so that one of them is 0 and left out.
-
-    Centred rows sum to 0, and every product of theirs would have a singular value 0, whose root is nothing but rounding.
-    """
-    centred = features - features.mean(0)
-    n = len(features)
-    return (centred[1:] + centred[:1] / (n**0.5 - 1)) / (n - 1) ** 0.5
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    x, y = (a - mean_a) / (len(a) - 1) ** 0.5, (b - mean_b) / (len(b) - 1) ** 0.5
+    cross = torch.linalg.svdvals(x @ y.T).sum()
+    return float((mean_a - mean_b).square().sum() + x.square().sum() + y.square().sum() - 2 * cross)
 
 
 def classwise_frechet(real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> dict[int, float]:

@@ -1,1 +1,1 @@
-"""Stages that several methods share: each trains or runs one thing and leaves one artifact."""
+"""Whole stages that methods share, and what they are made of."""

@@ -41,8 +41,18 @@ def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
 
 def check_classes(name: str, cfg: Section, data: DataSet) -> None:
     """The data has classes, not numbers, as labels."""
+    check_labelled(name, cfg, data)
     if data.classes is None:
         raise UserError(f"stage {name!r} needs class labels, but data set {data.name!r} has labels in {data.label_unit}")
+
+
+def check_labelled(name: str, cfg: Section, data: DataSet) -> None:
+    """The data's labels are known."""
+    if data.unlabelled:
+        raise UserError(
+            f"stage {name!r} needs labels, but data set {data.name!r} has none: add them (arrays `labels_train`, ..., or a "
+            "folder per class)"
+        )
 
 
 def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:

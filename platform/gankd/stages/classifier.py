@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd import models
+from gankd.config import Section
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
@@ -154,6 +155,7 @@ def load_network(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
     return models.load(artifact.path).to(device).requires_grad_(False)
 
 
-def score(artifact: Artifact, data: DataSet, device: torch.device | str = "cpu") -> dict[str, float]:
-    """Accuracy in percent on the test part. Read once, for what has been chosen on the validation part."""
-    return {"test_accuracy": accuracy(load_network(artifact, device), Resident(data.test, device))}
+def test_network(ctx: Context, cfg: Section, data: DataSet, **network: Artifact) -> dict[str, float]:
+    """A test stage: accuracy in percent of the one artifact that it is given."""
+    (made,) = network.values()
+    return {"test_accuracy": accuracy(load_network(made, ctx.device), Resident(data.test, ctx.device), ctx)}

@@ -81,6 +81,11 @@ class Bucket(Storage):
         start = len(self.root) + 1
         return sorted(FileInfo(i.path[start:], i.size, (i.mtime_ns or 0) / 1e9) for i in infos if i.type == fs.FileType.File)
 
+    def names(self, folder: str) -> Sequence[str]:
+        with self._explained("listed", folder):
+            infos = self.fs.get_file_info(fs.FileSelector(self._path(folder), allow_not_found=True))
+        return sorted(info.base_name for info in infos)
+
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError), self._explained("deleted", name):
             self.fs.delete_file(self._path(name))

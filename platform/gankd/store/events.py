@@ -8,6 +8,7 @@ lists those and asks each source for its next chunk. NaN and infinities are writ
 Kinds, each with `time` (ms since the epoch):
     stage_start    key, stage, config (flat), inputs {stage: key}, trial
     metrics        key or trial (neither: the sweep itself), step, values {name: float}
+    tags           key or trial, tags {name: text}
     image          key or trial, name, step, png (base64)
     progress       key, stage, step, total, rate, trial
     stage_end      key, stage, status ('finished' | 'failed' | 'stopped'), metrics, reason, trial

@@ -24,6 +24,23 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _files(folder: str, prefix: str) -> Iterator[FileInfo]:
+    """All files below a folder, with names that begin with `prefix`. Plain text, no Path: there may be 10^5 of them."""
+    try:
+        entries = os.scandir(folder)
+    except OSError:  # missing, gone since it was seen, or another user's
+        return
+    with entries:
+        for entry in entries:
+            name = f"{prefix}/{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path, name)
+            else:
+                with suppress(FileNotFoundError):  # gone since the folder was read
+                    status = entry.stat()
+                    yield FileInfo(name, status.st_size, status.st_mtime)
+
+
 class Folder(Storage):
     """A folder on a disk or on a network file system (rename and O_EXCL are atomic on both; no file locks are used)."""
 
@@ -53,15 +70,25 @@ class Folder(Storage):
         (self.root / SCRATCH).mkdir(parents=True, exist_ok=True)
         return self.root / SCRATCH / f"{label}-{uuid.uuid4().hex}"
 
+    @contextmanager
+    def aside(self) -> Iterator[Path]:
+        """A folder for what is complete in a moment; its age protects it from `gc`, as a lease does a stage's scratch."""
+        path = self.scratch_path(".tmp")
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
     def read_bytes(self, name: str) -> bytes:
         return self.path(name).read_bytes()
 
     def write_bytes(self, name: str, data: bytes, *, sync: bool = True) -> None:
-        with self._aside(name, sync) as file:
+        with self._file_aside(name, sync) as file:
             file.write(data)
 
     @contextmanager
-    def _aside(self, name: str, sync: bool) -> Iterator[IO[bytes]]:
+    def _file_aside(self, name: str, sync: bool) -> Iterator[IO[bytes]]:
         """An open file that takes the name `name` once it is complete."""
         target, aside = self.path(name), self.scratch_path(".tmp")
         try:
@@ -98,14 +125,21 @@ class Folder(Storage):
         return self.path(name).is_file()
 
     def list(self, prefix: str) -> Sequence[FileInfo]:
-        found = []
-        for folder, _, names in os.walk(self.path(prefix)):
-            for name in names:
-                path = Path(folder, name)
-                with suppress(FileNotFoundError):  # gone since the walk saw it
-                    status = path.stat()
-                    found.append(FileInfo(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime))
-        return sorted(found)
+        return sorted(_files(os.path.join(self.root, prefix), prefix))
+
+    def names(self, folder: str) -> Sequence[str]:
+        try:
+            return sorted(os.listdir(os.path.join(self.root, folder)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def append(self, name: str, data: bytes) -> None:
+        """Adds to the end of a file, made if missing; on a network file system the last bytes of another may be lost."""
+        handle = os.open(self.path(name), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(handle, data)
+        finally:
+            os.close(handle)
 
     def delete(self, name: str) -> None:
         self.path(name).unlink(missing_ok=True)
@@ -133,7 +167,7 @@ class Folder(Storage):
         return True
 
     def upload(self, source: Path, name: str) -> None:
-        with source.open("rb") as data, self._aside(name, sync=True) as file:
+        with source.open("rb") as data, self._file_aside(name, sync=True) as file:
             shutil.copyfileobj(data, file, BLOCK)
 
     def download(self, name: str, target: Path) -> None:

@@ -78,8 +78,8 @@ def holder_alive(raw: bytes) -> bool | None:
     return isinstance(record.get("pid"), int) and process_start(record["pid"]) == record.get("start")
 
 
-class Watch:
-    """Watches one key's lease and tells when its holder is dead: seen at once on this machine, else by its silence."""
+class Pulse:
+    """Tells from the beat of one key's lease whether its holder is dead: seen at once on this machine, else by its silence."""
 
     def __init__(self, ttl_s: float) -> None:
         self.ttl_s = ttl_s
@@ -91,7 +91,7 @@ class Watch:
         """Call at each look, with what was read."""
         now = time.monotonic()
         if (generation, raw) == self._last:
-            # One look counts for a part of the time to live at most: a watcher that was itself asleep has seen nothing.
+            # One look counts for a part of the time to live at most: whoever was itself asleep has seen nothing.
             self._still_s += min(now - self._looked, self.ttl_s / 5)
         else:
             self.beating, self._still_s = self._last is not None, 0.0
@@ -115,10 +115,10 @@ class Lease:
 
         `on_wait(holder, seconds)` is called at each look while waiting: to show it, or to raise and give up.
         """
-        watch, started = Watch(self.ttl_s), time.monotonic()
+        pulse, started = Pulse(self.ttl_s), time.monotonic()
         while True:
             generation, raw = newest(self.storage, self.key)
-            if (generation == 0 or watch.dead(generation, raw)) and self._claim(generation + 1):
+            if (generation == 0 or pulse.dead(generation, raw)) and self._claim(generation + 1):
                 return True
             if generation and done():
                 return False
@@ -207,13 +207,13 @@ def newest(storage: Storage, key: str) -> tuple[int, bytes]:
 def living(storage: Storage, ttl_s: float) -> set[str]:
     """The keys whose lease is held by a living process; waits up to `ttl_s` for a sign of those on other machines."""
     matches = (LEASE_FILE.fullmatch(info.name) for info in storage.list(FOLDER))
-    unknown = {match[1]: Watch(ttl_s) for match in matches if match}
+    unknown = {match[1]: Pulse(ttl_s) for match in matches if match}
     alive: set[str] = set()
     while unknown:
-        for key, watch in list(unknown.items()):
+        for key, pulse in list(unknown.items()):
             generation, raw = newest(storage, key)
-            dead = generation == 0 or watch.dead(generation, raw)
-            if watch.beating or holder_alive(raw):
+            dead = generation == 0 or pulse.dead(generation, raw)
+            if pulse.beating or holder_alive(raw):
                 alive.add(key)
             if dead or key in alive:
                 del unknown[key]

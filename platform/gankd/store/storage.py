@@ -6,6 +6,7 @@ it is written aside and renamed, in a bucket an object becomes visible when its 
 
 import errno
 import random
+import re
 import shutil
 import time
 from abc import ABC, abstractmethod
@@ -18,6 +19,15 @@ from gankd.errors import StageFailed, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 BLOCK = 8 << 20  # bytes copied at a time to and from a bucket
+KEY = re.compile(r"[a-z0-9_-]+")  # of an artifact or a recipe
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a sweep or a trial
+
+
+def checked(name: str, pattern: re.Pattern[str] = KEY) -> str:
+    """The name itself; ValueError if it could reach outside its folder."""
+    if not pattern.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name in the store: it must match {pattern.pattern}")
+    return name
 
 
 class FileInfo(NamedTuple):
@@ -79,6 +89,10 @@ class Storage(ABC):
     @abstractmethod
     def list(self, prefix: str) -> Sequence[FileInfo]:
         """All files below the folder `prefix`, sorted by name; none if the folder is missing."""
+
+    @abstractmethod
+    def names(self, folder: str) -> Sequence[str]:
+        """The names of the files and folders directly in `folder`, sorted; none if it is missing. Cheaper than `list`."""
 
     @abstractmethod
     def delete(self, name: str) -> None:

@@ -3,6 +3,8 @@
 Under the root (a folder or a bucket, see `storage`):
 
     artifacts/<key>/            manifest.json and the files; in a bucket the files lie in <publication>/ below
+    artifacts.txt               sizes of a local folder's artifacts: see `inventory`
+    recipes/<recipe>/<key>      empty files: which artifacts were made by a recipe
     checkpoints/<key>/          <number>-<sha256>.ckpt: the last two of a stage that is not finished
     leases/                     who computes which key: see `lease`
     sweeps/<sweep>/keys/        <trial>.json: the artifacts that a sweep refers to; `gc` keeps them
@@ -15,25 +17,25 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from gankd.store.artifact import MANIFEST, Artifact, DamagedError, manifest_bytes, read_manifest, seal, sha256, verify
+from gankd.store import recipes
+from gankd.store.artifact import MANIFEST, Artifact, DamagedError, manifest_bytes, read_manifest, seal, verify
+from gankd.store.checkpoints import Checkpoints
 from gankd.store.folder import Folder, sync_folder
-from gankd.store.garbage import Entry, collect, published, references
+from gankd.store.garbage import collect
+from gankd.store.inventory import Entry, published, references, write_down
 from gankd.store.lease import Lease
 from gankd.store.root import open_root
-from gankd.store.storage import explain_full_disk
+from gankd.store.storage import NAME, checked, explain_full_disk
 
-KEY = re.compile(r"[a-z0-9_-]+")
-NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")  # of a sweep or a trial
-CHECKPOINT = re.compile(r"checkpoints/([a-z0-9_-]+)/(\d+)-([0-9a-f]{64})\.ckpt")
-KEPT_CHECKPOINTS = 2
+T = TypeVar("T")
 
 
 class Store:
@@ -53,6 +55,7 @@ class Store:
         else:
             root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gankd"
             self.cache = Folder(root / hashlib.sha256(self.storage.uri.encode()).hexdigest()[:12])
+        self._states = Checkpoints(self.storage, self.cache)
 
     # ---- artifacts
 
@@ -61,15 +64,25 @@ class Store:
         return self.storage.exists(f"{_artifact(key)}/{MANIFEST}")
 
     def get(self, key: str) -> Artifact | None:
-        """The artifact, verified; None if there is none, or if it is damaged, which sets it aside with a warning."""
+        """The artifact, verified; None if there is none, or if it is damaged, which sets it aside with a warning.
+
+        A process fetches and hashes the files of a publication once; again `get` reads the manifest and looks at sizes and
+        times of change.
+        """
+        return self._read(key, lambda manifest: Artifact(key, manifest["stage"], self._fetch(key, manifest), manifest))
+
+    def manifest(self, key: str) -> dict[str, Any] | None:
+        """What an artifact's manifest records, without looking at its files; None as for `get`, damage likewise."""
+        return self._read(key, lambda manifest: manifest)
+
+    def _read(self, key: str, use: Callable[[dict[str, Any]], T]) -> T | None:
+        """What `use` makes of the manifest; None if there is no artifact or damage was found, which is set aside."""
         while True:
             raw = self._manifest_bytes(key)
             if raw is None:
                 return None
             try:
-                manifest = read_manifest(key, raw)
-                path = self._fetch(key, manifest)
-                return Artifact(key, manifest["stage"], path, manifest)
+                return use(read_manifest(key, raw))
             except DamagedError as damage:
                 # Another reader may have set it aside already, and a new one may be published since.
                 if self._manifest_bytes(key) == raw:
@@ -95,15 +108,14 @@ class Store:
             verify(self.cache.path(copy), manifest)
             return self.cache.path(copy)
         self.cache.delete_folder(copy)
-        with self._aside() as folder:
+        with self.cache.aside() as folder:
             for name in manifest["files"]:
                 try:
                     self.storage.download(f"{_artifact(key)}/{manifest['publication']}/{name}", folder / name)
                 except FileNotFoundError as error:
                     raise DamagedError(f"{name} is missing") from error
-            verify(folder, manifest)
-            if not self.cache.adopt(folder, copy):
-                verify(self.cache.path(copy), manifest)  # another process downloaded it at the same time
+            self.cache.adopt(folder, copy)  # unless another process downloaded it at the same time
+        verify(self.cache.path(copy), manifest)
         return self.cache.path(copy)
 
     @staticmethod
@@ -118,41 +130,34 @@ class Store:
             warnings.warn(
                 f"The artifact {key} in {self.storage.uri} is damaged ({damage}): it was moved to "
                 f"damaged/{key}-{number} and will be computed again.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def scratch(self, key: str) -> Path:
         """A fresh local folder for a stage's output, from where `publish` is a rename. `gc` removes what is left."""
-        path = self.cache.scratch_path(_checked(key))
+        path = self.cache.scratch_path(checked(key))
         with explain_full_disk(path):
             path.mkdir()
         return path
 
-    @contextmanager
-    def _aside(self) -> Iterator[Path]:
-        """A local folder for what is complete in a moment; its age protects it from `gc`, as a lease does `scratch`."""
-        path = self.cache.scratch_path(".tmp")
-        path.mkdir()
-        try:
-            yield path
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-
-    def publish(self, key: str, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+    def publish(self, key: str, folder: Path, manifest: Mapping[str, Any], recipe: str = "") -> Artifact:
         """Publishes the files of a folder with `manifest`, which names at least the `stage`; the folder is used up.
+
+        `recipe` names what the artifact is made from, for `of_recipe`; it matches the pattern of a key.
 
         The artifact is seen whole or not at all. If another process was faster, its artifact is kept and returned.
         UserError if the disk is full; checkpoints are then still there.
         """
-        stage = str(manifest["stage"])
-        with self._aside() as ours, explain_full_disk(ours):
+        stage, recipe = str(manifest["stage"]), recipe and checked(recipe)
+        with self.cache.aside() as ours, explain_full_disk(ours):
             _move(folder, ours)
-            sealed = seal(_checked(key), ours, {**manifest, "stage": stage})
+            sealed = seal(checked(key), ours, {**manifest, "stage": stage})
             artifact = None
             while artifact is None:
                 artifact = self._commit(key, ours, sealed) or self.get(key)
-        for root in {self.storage, self.cache}:
-            root.delete_folder(f"checkpoints/{key}")
+        if recipe:
+            recipes.note(self.storage, recipe, key)
+        self._states.delete(key)
         return artifact
 
     def _commit(self, key: str, folder: Path, manifest: dict[str, Any]) -> Artifact | None:
@@ -161,8 +166,11 @@ class Store:
         if isinstance(self.storage, Folder):
             (folder / MANIFEST).write_bytes(raw)
             _sync_tree(folder)
-            taken = not self.storage.adopt(folder, _artifact(key))
-            return None if taken else Artifact(key, manifest["stage"], self.storage.path(_artifact(key)), manifest)
+            if not self.storage.adopt(folder, _artifact(key)):
+                return None
+            size = len(raw) + sum(file["size"] for file in manifest["files"].values())
+            write_down(self.storage, key, size, time.time())
+            return Artifact(key, manifest["stage"], self.storage.path(_artifact(key)), manifest)
         files = f"{_artifact(key)}/{manifest['publication']}"
         if not self.has(key):
             for name in manifest["files"]:
@@ -175,6 +183,11 @@ class Store:
         self.cache.adopt(folder, copy)
         return Artifact(key, manifest["stage"], self.cache.path(copy), manifest)
 
+    def of_recipe(self, recipe: str) -> list[str]:
+        """The keys of the artifacts that were published with this recipe and still are, the newest (by `created`) last."""
+        found = ((key, self.manifest(key)) for key in recipes.keys_of(self.storage, recipe))
+        return [key for _, key in sorted((manifest["created"], key) for key, manifest in found if manifest)]
+
     @contextmanager
     def lease(self, key: str, *, on_wait: Callable[[str, float], None] | None = None) -> Iterator[Lease]:
         """Single flight: blocks until this caller may compute `key`, or until another has published it.
@@ -186,7 +199,7 @@ class Store:
 
         `on_wait(holder, seconds)` is called at each look while another holds the lease; it may raise to give up.
         """
-        lease = Lease(self.storage, _checked(key), self.lease_ttl_s)
+        lease = Lease(self.storage, checked(key), self.lease_ttl_s)
         try:
             lease.acquire(done=lambda: self.has(key), on_wait=on_wait)
             yield lease
@@ -197,55 +210,28 @@ class Store:
 
     def save_checkpoint(self, key: str, data: bytes | Path) -> None:
         """Keeps the state of an unfinished stage (bytes, or a file that is copied); the last two are kept."""
-        kept = self._checkpoints(key)
-        number = kept[-1][0] + 1 if kept else 1
-        digest = sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
-        name = f"checkpoints/{key}/{number:08d}-{digest}.ckpt"
-        if isinstance(data, Path):
-            self.storage.upload(data, name)
-        else:
-            self.storage.write_bytes(name, data)
-        for _, _, old in kept[: max(0, len(kept) + 1 - KEPT_CHECKPOINTS)]:
-            self.storage.delete(old)
+        self._states.save(key, data)
 
     def load_checkpoint(self, key: str) -> Path | None:
         """The newest checkpoint that is intact, as a local file; None if there is none."""
-        for _, digest, name in reversed(self._checkpoints(key)):
-            path = self.cache.path(name)
-            with suppress(FileNotFoundError):  # deleted by a newer one since it was listed
-                if self.storage is not self.cache and not path.exists():
-                    with self._aside() as aside:
-                        self.storage.download(name, aside / "checkpoint")
-                        path.parent.mkdir(parents=True, exist_ok=True)
-                        os.replace(aside / "checkpoint", path)
-                if sha256(path) == digest:
-                    return path
-                warnings.warn(f"The checkpoint {name} in {self.storage.uri} is damaged: the one before it is used.", stacklevel=2)
-                if self.storage is not self.cache:
-                    path.unlink(missing_ok=True)  # perhaps only the copy is damaged
-        return None
-
-    def _checkpoints(self, key: str) -> list[tuple[int, str, str]]:
-        """(number, sha256, name) of the checkpoints of a key, oldest first."""
-        names = [info.name for info in self.storage.list(f"checkpoints/{_checked(key)}")]
-        return sorted((int(m[2]), m[3], n) for n in names if (m := CHECKPOINT.fullmatch(n)))
+        return self._states.load(key)
 
     # ---- sweeps
 
     def refer(self, sweep: str, trial: str, keys: Mapping[str, str]) -> None:
         """Notes that a trial uses these artifacts (stage -> key); call it before they are computed."""
         for key in keys.values():
-            _checked(key)
-        self.storage.write_bytes(f"{_sweep(sweep)}/keys/{_checked(trial, NAME)}.json", json.dumps(dict(keys)).encode())
+            checked(key)
+        self.storage.write_bytes(f"{_sweep(sweep)}/keys/{checked(trial, NAME)}.json", json.dumps(dict(keys)).encode())
 
     def remember_failure(self, sweep: str, key: str, reason: str) -> None:
         """Notes that a stage failed, so that the sweep's other trials do not repeat it."""
-        self.storage.write_bytes(f"{_sweep(sweep)}/failed/{_checked(key)}.json", json.dumps(reason).encode())
+        self.storage.write_bytes(f"{_sweep(sweep)}/failed/{checked(key)}.json", json.dumps(reason).encode())
 
     def known_failure(self, sweep: str, key: str) -> str | None:
         """Why a stage failed earlier in this sweep; None if it did not."""
         try:
-            return str(json.loads(self.storage.read_bytes(f"{_sweep(sweep)}/failed/{_checked(key)}.json")))
+            return str(json.loads(self.storage.read_bytes(f"{_sweep(sweep)}/failed/{checked(key)}.json")))
         except (FileNotFoundError, ValueError):
             return None
 
@@ -263,19 +249,12 @@ class Store:
         return collect(self.storage, self.cache, self.lease_ttl_s, dry_run)
 
 
-def _checked(name: str, pattern: re.Pattern[str] = KEY) -> str:
-    """The name itself; ValueError if it could reach outside its folder."""
-    if not pattern.fullmatch(name):
-        raise ValueError(f"{name!r} is not a name in the store: it must match {pattern.pattern}")
-    return name
-
-
 def _artifact(key: str) -> str:
-    return f"artifacts/{_checked(key)}"
+    return f"artifacts/{checked(key)}"
 
 
 def _sweep(sweep: str) -> str:
-    return f"sweeps/{_checked(sweep, NAME)}"
+    return f"sweeps/{checked(sweep, NAME)}"
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -5,18 +5,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from gankd.store.events import Event, EventReader
 from gankd.sweep.plan import Sweep
-from gankd.sweep.records import TrialRecord
-from gankd.sweep.scoring import main_scores
 
 PERIOD_S = 1.0
 METRICS_SHOWN = 5  # of a finished stage
@@ -102,48 +96,3 @@ class Live:
             f"trial {event['trial']} {event['status']} ({self.done} of {self.trials}), "
             f"{self.sweep.space.metric} {value:.2f}, best {best}"
         )
-
-
-def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | None) -> Table:
-    """All trials, best first: the searched knobs, the objective, its control, and the gain (positive where the method helps)."""
-    metric, gain = sweep.space.metric, sweep.method.gain
-    ends = Counter(knob.partition(".")[2] for knob in sweep.space.samplers)
-    short = {knob: end if ends[end := knob.partition(".")[2]] == 1 else knob for knob in sweep.space.samplers}
-    table = Table(title=f"{sweep.name}: {metric} on the validation part", title_justify="left")
-    for heading in ("trial", *short.values()):
-        table.add_column(heading, overflow="fold")
-    for heading in (metric.partition("/")[0], *([gain[1], "gain"] if gain else [])):
-        table.add_column(heading, justify="right")
-    sign = -1 if sweep.space.mode == "max" else 1
-    for record in sorted(records, key=lambda r: (r.status != "finished", sign * r.metrics.get(metric, math.inf))):
-        value = record.metrics.get(metric)
-        cells = [_number(value)]
-        if gain:
-            control = record.metrics.get(f"{gain[1]}/{metric.partition('/')[2]}")
-            cells += [_number(control), _number(None if value is None or control is None else sign * (control - value), "+")]
-        if record.status != "finished":
-            cells[-1] = record.status
-        mark = "* " if best and record.trial == best.trial else ""
-        table.add_row(mark + record.trial, *(_knob(record.knobs.get(knob)) for knob in short), *cells)
-    return table
-
-
-def score_table(sweep: Sweep, record: TrialRecord, scores: Mapping[str, float]) -> Table:
-    """Validation and test figures of the chosen trial and its baselines, with the parameters of each network."""
-    table = Table(title=f"chosen trial {record.trial}: validation and, read once, test", title_justify="left")
-    for heading in ("stage", "validation", "test", "parameters"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    metric, test = sweep.space.metric.partition("/")[2], main_scores(scores, sweep.space.metric)
-    for stage in sweep.method.scored:
-        parameters = record.metrics.get(f"{stage}/parameters")
-        count = f"{parameters:,.0f}" if parameters else ""
-        table.add_row(stage, _number(record.metrics.get(f"{stage}/{metric}")), _number(test.get(stage)), count)
-    return table
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.2f}"
-
-
-def _knob(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,33 +15,23 @@ from rich.console import Console
 from gankd import __version__
 from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
+from gankd.naming import changed_code, name_artifacts
 from gankd.pictures import trial_curves
-from gankd.pipeline import stage_keys
 from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
-from gankd.sweep.display import Live, score_table, trial_table
+from gankd.sweep.conclusion import Conclusion, draw_conclusion, summary, validation_curves, what_numbers_depend_on
+from gankd.sweep.display import Live
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
-from gankd.sweep.scoring import main_scores
+from gankd.sweep.registering import register_best
+from gankd.sweep.tables import gain_table, score_table, seeds_table, trial_table
 from gankd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from gankd.sweep.trials import Cluster
+    from gankd.sweep.jobs import Cluster
 
 
-@dataclass
-class Result:
-    """What a sweep found: all trials, the chosen one, its test scores, and the registered models."""
-
-    records: list[TrialRecord]
-    best: TrialRecord
-    scores: dict[str, float]
-    registered: list[str]
-
-
-def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Result:
+def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Conclusion:
     """Run the sweep, or what is left of it. Raises UserError when nothing came out of it, KeyboardInterrupt as it comes."""
     from gankd.sweep.remarks import remarks  # imports Ray
 
@@ -57,13 +45,14 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Resul
             # Ray starts when something has to run; a sweep whose results are all known ends without it.
             cluster = cache(partial(_start_ray, sweep, address, stack))
             console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
+            announce(sweep, console)
             for sentence in remarks(sweep, this_machine=not address):
                 console.print(sentence)
             with Live(console, sweep, EventReader(sweep.records.events)):
-                records = _train(sweep, cluster)
-            result = _conclude(sweep, records, cluster, tracker, events, console)
+                conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
+            _record_conclusion(sweep, conclusion, tracker, events, console)
             outcome = "finished"
-            return result
+            return conclusion
         except (UserError, StageFailed):
             outcome = "failed"
             raise
@@ -97,8 +86,6 @@ def open_tracker(sweep: Sweep) -> Tracker:
         "gankd.metric": sweep.space.metric,
         "gankd.version": __version__,
     }
-    if any(stage.name == "feature_classifier" for stage in sweep.method.stages):
-        tags["gankd.feature_classifier"] = stage_keys(sweep.method, sweep.config, sweep.fingerprint)["feature_classifier"]
     tracker.open_sweep(flatten(sweep.tree), tags)
     return tracker
 
@@ -112,7 +99,7 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
     stack.callback(ray.shutdown)
     check_fits(sweep.request.resources(sweep.request.workers), have, "a trial")
     if sweep.shared():
-        check_fits(sweep.request.resources(sweep.request.shared_workers), have, "the shared stages")
+        check_fits(sweep.request.shared_resources(), have, "the shared stages")
     return have
 
 
@@ -128,135 +115,49 @@ def _train(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     return run_trials(sweep, cluster)
 
 
-def choose(sweep: Sweep, records: list[TrialRecord]) -> TrialRecord:
-    """The finished trial with the best objective; the first of equals. Raises UserError when no trial finished."""
-    metric = sweep.space.metric
-    done = [r for r in records if r.status == "finished" and math.isfinite(r.metrics.get(metric, math.nan))]
-    if not done:
-        reasons = next((r.reason for r in records if r.reason), f"none reported {metric!r}")
-        raise UserError(f"none of the {len(records)} trials finished: {reasons}")
-    pick = max if sweep.space.mode == "max" else min
-    return pick(done, key=lambda record: record.metrics[metric])
-
-
-def _conclude(
-    sweep: Sweep, records: list[TrialRecord], cluster: Cluster, tracker: Tracker, events: EventWriter, console: Console
-) -> Result:
-    from gankd.sweep.trials import test_scores
-
-    best = choose(sweep, records)
-    scores = test_scores(sweep, best, cluster)
+def announce(sweep: Sweep, console: Console) -> None:
+    """Say in one line what is trained again because its code changed."""
+    names = name_artifacts(sweep.method, sweep.config, sweep.fingerprint)
     store = Store(sweep.storage)
-    for key in {key for record in records for key in record.keys.values()}:
-        if store.has(key):
-            artifact = store.get(key)
-            if artifact:
-                tracker.stage_from_store(key, artifact.manifest)
-    events.emit("metrics", step=0, values=_summary(sweep, best, scores))
-    if curves := validation_curves(sweep, records):
-        events.emit("image", name="trials", step=0, png=trial_curves(curves, sweep.space.metric))
+    old = {}
+    for stage in sweep.method.made_always():
+        earlier = store.of_recipe(names.recipes[stage.name]) if not store.has(names.keys[stage.name]) else []
+        manifest = store.manifest(earlier[-1]) if earlier else None
+        if manifest:
+            old[stage.name] = manifest
+    if not old or not sweep.request.reuse:
+        return
+    edited = changed_code(names, old)
+    others = [stage for stage in old if stage not in edited]
+    what = f"code changed: {', '.join(edited or old)}"
+    if sweep.request.reuse_stale:
+        console.print(f"{what}; --reuse-stale takes what the old code made of {', '.join(old)}")
+    else:
+        needing = f", and with it {', '.join(others)}" if edited and others else ""
+        console.print(f"{what} is trained again{needing} (--reuse-stale takes what the old code made)")
+
+
+def _record_conclusion(
+    sweep: Sweep, conclusion: Conclusion, tracker: Tracker, events: EventWriter, console: Console
+) -> list[str]:
+    """Show, track and register what was found; a sentence for each registered network."""
+    store = Store(sweep.storage)
+    for key in {key for record in conclusion.records for key in record.keys.values()}:
+        if manifest := store.manifest(key):
+            tracker.stage_from_store(key, manifest)
+    events.emit("metrics", step=0, values=summary(sweep, conclusion))
+    facts = what_numbers_depend_on(sweep, conclusion.best, store)
+    events.emit("tags", tags={f"gankd.comparable.{of}": json.dumps(each, sort_keys=True) for of, each in facts.items()})
+    if curves := validation_curves(sweep, conclusion.records):
+        events.emit("image", name="trials", step=0, png=trial_curves(curves, sweep.watched_metric))
     events.flush()
-    console.print(trial_table(sweep, records, best))
-    console.print(score_table(sweep, best, scores))
-    registered = register_best(sweep, best, scores, tracker)
+    console.print(trial_table(sweep, conclusion.records, conclusion.best))
+    console.print(score_table(sweep, conclusion.best, conclusion.tests))
+    if table := gain_table(sweep, conclusion):
+        console.print(table)
+    if conclusion.repeated:
+        console.print(seeds_table(sweep, conclusion.repeated))
+    registered = register_best(sweep, conclusion.best, conclusion.tests, tracker)
     for line in registered:
         console.print(line)
-    return Result(records, best, scores, registered)
-
-
-def validation_curves(sweep: Sweep, records: list[TrialRecord]) -> dict[str, list[tuple[int, float]]]:
-    """Trial -> (step, objective) as its watched stage reported them in this sweep; what came from the store has none."""
-    trials = {record.keys.get(sweep.method.watched): record.trial for record in records}
-    curves: dict[str, list[tuple[int, float]]] = {}
-    reader = EventReader(sweep.records.events)
-    cursor: dict[str, int] = {}
-    while True:
-        seen, after = reader.read(cursor)
-        for event in seen:
-            if event["kind"] == "metrics" and event.get("key") in trials and sweep.space.metric in event["values"]:
-                point = (event["step"], event["values"][sweep.space.metric])
-                curves.setdefault(trials[event["key"]], []).append(point)
-        if after == cursor:
-            return curves
-        cursor = after
-
-
-def _summary(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float]) -> dict[str, float]:
-    """The chosen trial's figures for the sweep's own run, besides all its metrics by name.
-
-    `objective`; `gain` over the control, positive where the method helps, on test where both are scored, else on validation;
-    val/<role> and test/<role> for each scored stage, and for "student" and "control", whatever their stages are called;
-    generator/<metric> of the stage that measures generators.
-    """
-    method, metric = sweep.method, sweep.space.metric
-    name = metric.partition("/")[2]
-    test = main_scores(scores, metric)
-    ends = f"/{name}"
-    val = {key.removesuffix(ends): value for key, value in best.metrics.items() if key.endswith(ends)}
-    values = dict(best.metrics) | dict(scores) | {"objective": best.metrics[metric]}
-    roles = {stage: stage for stage in method.scored}
-    if "student" in method.registered:
-        roles["student"] = method.registered["student"]
-    if method.gain:
-        roles["control"] = method.gain[1]
-        both = test if set(method.gain) <= test.keys() else val
-        if set(method.gain) <= both.keys():
-            ours, control = (both[stage] for stage in method.gain)
-            values["gain"] = (ours - control) * (1 if sweep.space.mode == "max" else -1)
-    for part, found in (("val", val), ("test", test)):
-        values.update({f"{part}/{role}": found[stage] for role, stage in roles.items() if stage in found})
-    if method.generator_metric:
-        measured = method.generator_metric[0].partition("/")[0] + "/"
-        generator = {key.replace(measured, "generator/"): v for key, v in best.metrics.items() if key.startswith(measured)}
-        values.update(generator)
-    return values
-
-
-def network_and_example(folder: Path) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A saved network and an example of what it takes, two of each: latents and labels, or images."""
-    import torch
-
-    from gankd import models
-
-    network = models.load(folder)
-    if hasattr(network, "dim_z"):
-        return network, (torch.zeros(2, network.dim_z), torch.zeros(2, dtype=torch.long))
-    size = network.recipe["image_size"]
-    return network, (torch.zeros(2, network.recipe["image_channels"], size, size),)
-
-
-def register_best(sweep: Sweep, best: TrialRecord, scores: Mapping[str, float], tracker: Tracker) -> list[str]:
-    """Make the chosen trial's networks versions of `<dataset>-<role>`; a sentence about each."""
-    from gankd.tracking.model_registry import register
-
-    said = []
-    for role, stage in sweep.method.registered.items():
-        artifact = Store(sweep.storage).get(best.keys[stage])
-        if artifact is None:
-            continue
-        metric, mode = sweep.space.metric, sweep.space.mode
-        if role == "generator" and sweep.method.generator_metric:
-            metric, mode = sweep.method.generator_metric
-        done = register(
-            tracker.uri,
-            f"{sweep.dataset}-{role}",
-            partial(network_and_example, artifact.path),
-            artifact.path,
-            key=artifact.key,
-            metrics={**best.metrics, **scores},
-            metric=metric,
-            mode=mode,
-            fingerprint=sweep.fingerprint,
-            run_id=tracker.run_of(key=artifact.key),
-            tags={
-                "gankd.method": sweep.method.name,
-                "gankd.sweep": sweep.name,
-                "gankd.trial": best.trial,
-                "gankd.data_config": json.dumps(sweep.config_of(best.knobs).data.model_dump(mode="json")),
-                "gankd.config": json.dumps(flatten(sweep.config_of(best.knobs))),
-                "gankd.keys": json.dumps(best.keys),
-            },
-        )
-        state = "registered" if done.new else "already registered"
-        said.append(f"{state} {done.name} version {done.version} ({done.alias}; {metric} {best.metrics[metric]:.4g})")
-    return said
+    return registered

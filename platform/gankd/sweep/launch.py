@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 from gankd.errors import StageFailed, UserError
 from gankd.pipeline import Job, World, run
 from gankd.store.root import sweep_folder
-from gankd.sweep.plan import Resources
+from gankd.sweep.request import Resources
 
 # Measured reasons for these in docs/decisions.md: reports would block for two seconds, relative paths would break, and so on.
 ENVIRONMENT = {
@@ -79,11 +80,14 @@ def concurrency(need: Resources, have: Mapping[str, float]) -> int:
     return max(1, min(int(have.get(kind, 0) / (each * need.workers)) for kind, each in need.per_worker().items() if each))
 
 
-def train_on_ray(job: Job, need: Resources, *, callbacks: list[Any] | None = None, report: bool = False) -> dict[str, float]:
+def train_on_ray(
+    job: Job, need: Resources, *, callbacks: list[Any] | None = None, report: tuple[str, str] | None = None
+) -> dict[str, float]:
     """Run the job on a Ray Train worker group; returns its metrics.
 
-    A worker that dies is replaced, twice, and the new group goes on from the running stage's last checkpoint. `report`
-    passes the watched stage's evaluations on through Ray Train. Raises what the stages raise.
+    A worker that dies is replaced, twice, and the new group goes on from the running stage's last checkpoint. `report`: the
+    objective, and the metric of the watched stage that stands for it while that trains; they go out through Ray Train.
+    Raises what the stages raise.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -121,7 +125,8 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     world = World(rank=place.get_world_rank(), size=place.get_world_size())
 
     def report(metrics: Mapping[str, float], step: int) -> None:
-        ray.train.report({**metrics, "step": step})
+        objective, watched = config["report"]
+        ray.train.report({**metrics, objective: metrics.get(watched, math.nan), "step": step})
 
     with contextlib.redirect_stdout(None):
         try:

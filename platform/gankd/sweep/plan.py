@@ -8,54 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
-
-from gankd.config import MethodConfig, Section, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
+from gankd.config import MethodConfig, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
-from gankd.pipeline import Job, stage_keys
+from gankd.naming import code_of_stages
+from gankd.pipeline import Job
 from gankd.registry import find_method
 from gankd.store import Store
 from gankd.sweep.records import SweepRecords
+from gankd.sweep.request import SweepRequest, request_of
 from gankd.sweep.space import Space, check_space, largest, load_space
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one training takes: workers, and CPU cores and GPUs for each."""
-
-    workers: int = 1
-    cpus_per_worker: float = 1
-    gpus_per_worker: float = 0
-
-    def per_worker(self) -> dict[str, float]:
-        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
-
-    def threads(self) -> int:
-        return max(1, int(self.cpus_per_worker))
-
-
-class SweepRequest(Section):
-    """What the user asked for; saved as `sweep.json`, so that `--resume` asks for the same."""
-
-    method: str
-    preset: str = "digits"
-    overrides: dict[str, Any] = Field(default_factory=dict)
-    space: str | None = None
-    trials: int = Field(8, ge=1, le=100_000)
-    scheduler: Literal["asha", "fifo"] = "asha"
-    search: Literal["random", "optuna"] = "random"
-    workers: int = Field(1, ge=1)
-    shared_workers: int = Field(1, ge=1)
-    cpus_per_worker: float = Field(1.0, gt=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    checkpoint_seconds: float = Field(30.0, ge=0)
-    reuse: bool = True
-
-    def resources(self, workers: int) -> Resources:
-        return Resources(workers, self.cpus_per_worker, self.gpus_per_worker)
 
 
 @dataclass(frozen=True)
@@ -104,18 +68,21 @@ class Sweep:
             sweep=self.name,
             trial=trial,
             fingerprint="" if any(knob.startswith("data.") for knob in knobs) else self.fingerprint,
+            code=code_of_stages(self.method),
             threads=self.request.resources(1).threads(),
             checkpoint_seconds=self.request.checkpoint_seconds,
             salt="" if self.request.reuse else f"{self.name}/{trial}",
+            reuse_stale=self.request.reuse_stale,
         )
 
     def shared(self) -> tuple[str, ...]:
         """Stages that no searched knob touches; none when artifacts are not to be reused."""
         return tuple(stage.name for stage in self.method.shared(self.space.samplers)) if self.request.reuse else ()
 
-    def shared_missing(self) -> bool:
-        store, keys = Store(self.storage), stage_keys(self.method, self.config, self.fingerprint)
-        return not all(store.has(keys[name]) for name in self.shared())
+    @property
+    def watched_metric(self) -> str:
+        """What the watched stage reports while it trains: its own metric of the objective's name."""
+        return f"{self.method.watched}/{self.space.metric.partition('/')[2]}"
 
     def watched_length(self) -> int:
         """Steps of the watched stage, the most that any trial can have; 0 when no stage is watched."""
@@ -130,17 +97,6 @@ class Sweep:
 def trial_name(knobs: Mapping[str, Any]) -> str:
     """A trial is its knobs: the same knobs are the same trial, also after a resume."""
     return digest(dict(knobs))[:8]
-
-
-def request_of(flags: Mapping[str, Any], source: str = "") -> SweepRequest:
-    """The request that `flags` make. Raises UserError naming the first wrong flag, its value, and what is allowed."""
-    try:
-        return SweepRequest.model_validate(flags)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        allowed = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{flag} cannot be {first['input']!r}: {allowed}{f' (in {source})' if source else ''}") from None
 
 
 def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Sweep:
@@ -167,9 +123,9 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     check_shares(sweep)
     for variant in [config, *others]:
         for stage in method.stages:
-            seen, seen_first = [(c.data, stage.config(c), stage.also(c)) for c in (variant, config)]
+            seen, seen_first = [(c.data, stage.config(c), stage.further(c)) for c in (variant, config)]
             if stage.check and (variant is config or seen != seen_first):
-                named(stage.check)(stage.section or stage.name, seen[1], load(variant.data), **seen[2])
+                named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
     return replace(sweep, fingerprint=data.fingerprint, dataset=data.name)
 
 
@@ -181,17 +137,18 @@ def default_name(request: SweepRequest) -> str:
 
 def check_shares(sweep: Sweep) -> None:
     """Every batch that workers share can be split evenly over them."""
-    shared = sweep.shared()
+    request, shared = sweep.request, sweep.shared()
     for stage in sweep.method.stages:
-        flag = "shared_workers" if stage.name in shared else "workers"
-        workers = getattr(sweep.request, flag)
+        is_shared = stage.name in shared
+        need = request.shared_resources() if is_shared else request.resources(request.workers)
+        flag = "--shared-workers" if is_shared and request.shared_workers else "--workers"
         for name in stage.shares:
             knob = name if "." in name else f"{stage.section or stage.name}.{name}"
             batch = value_of(sweep.tree, knob)
-            if batch % workers:
+            if batch % need.workers:
                 raise UserError(
-                    f"knob {knob!r} cannot be {batch}: the --{flag.replace('_', '-')} "
-                    f"{workers} share it, so it must be a multiple of {workers}"
+                    f"knob {knob!r} cannot be {batch}: the {need.workers} of {flag} "
+                    f"share it, so it must be a multiple of {need.workers}"
                 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +45,11 @@ def _module_of_file(path: str) -> ModuleType:
     file = Path(path)
     if file.suffix != ".py" or not file.is_file():
         raise UserError(f"--space takes a Python file that defines SPACE; {path!r} is not one")
-    spec = importlib.util.spec_from_file_location(f"gankd_space_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--space file {path!r} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType(f"gankd_space_{file.stem}")
+    module.__file__ = path
     try:
-        spec.loader.exec_module(module)
+        # Not by import: its cached bytecode counts as fresh for a file of the same size edited within the same second.
+        exec(compile(file.read_bytes(), path, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # the user's own code may fail in any way; say how, without a traceback
         raise UserError(f"--space file {path!r} fails: {type(error).__name__}: {error}") from None
     return module

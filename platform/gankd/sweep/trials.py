@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
@@ -21,25 +21,25 @@ from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
-from gankd.pipeline import Pipeline, run
+from gankd.pipeline import Pipeline, known_metrics, run
 from gankd.store import Store
 from gankd.store.events import EventWriter
+from gankd.sweep.jobs import Cluster
 from gankd.sweep.launch import concurrency, train_on_ray
-from gankd.sweep.plan import Resources, Sweep, trial_name
+from gankd.sweep.plan import Sweep, trial_name
 from gankd.sweep.points import Point, draw_points
 from gankd.sweep.records import TrialRecord
-from gankd.sweep.scoring import known_scores, make_scores, score_keys
+from gankd.sweep.request import Resources
 
-# Brings Ray up at the first call; the cluster's resources.
-Cluster = Callable[[], Mapping[str, float]]
+SETTLE_S = 30.0
 
 
 def run_shared(sweep: Sweep, cluster: Cluster) -> None:
-    """Make the shared stages on Ray Train, with its own worker count. Nothing happens when the store holds all of it."""
-    stages = sweep.shared()
-    if stages and sweep.shared_missing():
+    """Make the shared stages on Ray Train, with their own worker count. Nothing happens when the store holds all of them."""
+    job = sweep.job({}, stages=sweep.shared())
+    if job.stages and known_metrics(job) is None:
         cluster()
-        train_on_ray(sweep.job({}, stages=stages), sweep.request.resources(sweep.request.shared_workers))
+        train_on_ray(job, sweep.request.shared_resources())
 
 
 def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
@@ -47,7 +47,7 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     points = draw_points(sweep)
     for record in inherited(sweep, points):
         _note(sweep, record)
-    ended = {record.trial: record for record in sweep.records.trials() if record.ended()}
+    ended = {r.trial: r for r in sweep.records.trials() if r.ended() and _is_current(sweep, r)}
     missing = [point for trial, point in points.items() if trial not in ended]
     if sweep.request.search == "optuna":
         missing = missing[: max(0, sweep.request.trials - len(ended))]  # only their number counts
@@ -60,6 +60,11 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
         _fit(sweep, stopped, ended, cluster(), FIFOScheduler())
     order = {trial: place for place, trial in enumerate(points)}
     return sorted(sweep.records.trials(), key=lambda record: (order.get(record.trial, len(order)), record.started))
+
+
+def _is_current(sweep: Sweep, record: TrialRecord) -> bool:
+    """Whether a trial's artifacts are those that it would make today: of this data, by this code."""
+    return record.status == "failed" or record.keys == Pipeline(sweep.job(record.knobs, record.trial)).keys
 
 
 def _fit(
@@ -92,6 +97,20 @@ def _fit(
         ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    _settle(sweep)
+
+
+def _settle(sweep: Sweep) -> None:
+    """Wait for the records of trials whose end Tune knows before they have written it down: a stopped trial ends in its own
+    thread. One that stays silent is lost with its process."""
+    deadline = time.monotonic() + SETTLE_S
+    while silent := [record for record in sweep.records.trials() if not record.ended()]:
+        if time.monotonic() > deadline:
+            for record in silent:
+                record.status, record.reason = "failed", "its process ended without a word"
+                sweep.records.save_trial(record)
+            return
+        time.sleep(0.1)
 
 
 class Listed(Searcher):
@@ -135,9 +154,22 @@ def _scheduler(sweep: Sweep) -> Any:
     if sweep.request.scheduler == "fifo" or horizon < 2:
         return FIFOScheduler()
     # A trial that reached the end has its last stages still to run: it is never stopped there, nor is there a rung.
-    return AsyncHyperBandScheduler(
-        time_attr="step", max_t=horizon - 1, grace_period=max(1, horizon // 4), reduction_factor=2, stop_last_trials=False
+    preset = sweep.space.preset_point(sweep.tree)
+    return KeepsPreset(
+        preset, time_attr="step", max_t=horizon - 1, grace_period=max(1, horizon // 4), reduction_factor=2, stop_last_trials=False
     )
+
+
+class KeepsPreset(AsyncHyperBandScheduler):
+    """ASHA that never stops the preset's own trial: a gain is always reported beside the gain at the preset."""
+
+    def __init__(self, preset: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self.preset = trial_name(preset)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return self.CONTINUE if trial_name(trial.config) == self.preset else decision
 
 
 def _trainable(sweep: Sweep, need: Resources) -> Any:
@@ -155,7 +187,7 @@ def _trial_here(knobs: dict[str, Any], sweep: Sweep) -> None:
     def train(record: TrialRecord) -> dict[str, float]:
         def report(metrics: Mapping[str, float], step: int) -> None:
             record.metrics = dict(metrics)  # what a trial is worth that is stopped here
-            tune.report({**metrics, "step": step})
+            tune.report({**metrics, sweep.space.metric: metrics.get(sweep.watched_metric, math.nan), "step": step})
 
         return run(sweep.job(knobs, record.trial), report=report)
 
@@ -167,7 +199,7 @@ def _trial_on_train(knobs: dict[str, Any], sweep: Sweep, need: Resources) -> Non
 
     def train(record: TrialRecord) -> dict[str, float]:
         job = sweep.job(knobs, record.trial)
-        return train_on_ray(job, need, callbacks=[TuneReportCallback()], report=True)
+        return train_on_ray(job, need, callbacks=[TuneReportCallback()], report=(sweep.space.metric, sweep.watched_metric))
 
     _recorded(sweep, knobs, train)
 
@@ -180,7 +212,7 @@ def inherited(sweep: Sweep, points: Mapping[str, Point]) -> list[TrialRecord]:
     if not sweep.request.reuse:
         return []
     own = {record.trial for record in sweep.records.trials()}
-    earlier = list(sweep.records.twins(sweep.request.model_dump(mode="json")))
+    earlier = list(sweep.records.of_the_same_request(sweep.request.model_dump(mode="json")))
     latest = {record.trial: record for twin in earlier for record in twin if record.status in ("finished", "stopped")}
     return [
         latest[trial]
@@ -231,17 +263,3 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord]
         sweep.records.save_trial(record)
     last = {"step": max(1, sweep.watched_length())}
     tune.report({sweep.space.metric: record.metrics.get(sweep.space.metric, math.nan), **last})
-
-
-def test_scores(sweep: Sweep, record: TrialRecord, cluster: Cluster) -> dict[str, float]:
-    """The chosen trial's scores on the test part, measured on the cluster unless the store has them."""
-    job = sweep.job(record.knobs, record.trial)
-    scores = known_scores(job, record.keys)
-    if scores is None:
-        cluster()
-        need = sweep.request.resources(1)
-        task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(make_scores)
-        scores = ray.get(task.remote(job, record.keys))
-    Store(sweep.storage).refer(sweep.name, "test", score_keys(job, record.keys))
-    found: dict[str, float] = scores
-    return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib.metadata
 import inspect
+import json
 import math
 import os
 import re
@@ -23,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.errors import UserError
-from gankd.tracking.runs import is_refusal, mlflow_client
-from gankd.tracking.tracker import unreachable
+from gankd.tracking.runs import mlflow_client
+from gankd.tracking.tracker import answering
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,25 +35,27 @@ FILES = ("recipe.json", "model.safetensors")
 
 @dataclass(frozen=True)
 class Registered:
-    """A version in the registry: its number, the alias it got ('champion' or 'challenger'), whether it is new."""
+    """A version in the registry: its number, the alias it got ('champion' or 'challenger') and why no better one, whether
+    it is new."""
 
     name: str
     version: str
     alias: str
     new: bool
+    reason: str = ""
 
 
 def register(
     uri: str,
     name: str,
     network: Callable[[], tuple[nn.Module, tuple[Tensor, ...]]],
-    folder: Path,
+    folder: Callable[[], Path],
     *,
     key: str,
     metrics: Mapping[str, float],
     metric: str,
     mode: str,
-    fingerprint: str,
+    facts: Mapping[str, Any],
     run_id: str,
     tags: Mapping[str, Any] | None = None,
 ) -> Registered:
@@ -60,29 +63,39 @@ def register(
 
     Args:
         uri: tracking URI, of the registry too.
-        network: called only for a new version; gives the trained network, which is exported in eval mode on the CPU, and an
-            example of its inputs, batch first and of size 2 (a batch of 1 would be frozen into the export).
+        network: called only for a new version, as is `folder`, so that one that is known is not even fetched; gives the
+            trained network, which is exported in eval mode on the CPU, and an example of its inputs, batch first and of
+            size 2 (a batch of 1 would be frozen into the export).
         folder: where `recipe.json` and `model.safetensors` of the same network are.
         metrics: values that describe the version; `metric`, a validation metric, decides between champions.
         mode: 'max' or 'min', which values of `metric` are better.
-        fingerprint: of the data `metric` was measured on.
+        facts: all that this number depends on (metric, data, extractor, architecture, ...), as JSON can hold it: the alias
+            `champion` moves only between versions for which they are equal.
         run_id: the run that made the network; the version points to it.
         tags: what else the version should tell (method, config, the key of its partner).
 
     Raises UserError when the store cannot be reached.
     """
-    with _answering(uri), _patient():
+    with answering(uri), patient():
         client = mlflow_client(uri)
         known = client.search_model_versions(f"name = '{name}' AND tags.`gankd.key` = '{key}'")
-        own = {"gankd.key": key, "gankd.metric": metric, "gankd.mode": mode, "gankd.data": fingerprint}
+        own = {
+            "gankd.key": key,
+            "gankd.value": metrics[metric],
+            "gankd.mode": mode,
+            "gankd.data": facts.get("data", ""),
+            "gankd.comparable": json.dumps(facts, sort_keys=True),
+        }
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
-        version = known[0] if known else _new_version(uri, client, name, *network(), folder, run_id, texts)
-        alias = "champion" if _beats_champion(client, name, version, metrics[metric], texts) else "challenger"
+        version = known[0] if known else _new_version(uri, client, name, *network(), folder(), run_id, texts)
+        reason = _why_no_champion(client, name, version, metrics[metric], facts, mode)
+        alias = "challenger" if reason else "champion"
         client.set_registered_model_alias(name, alias, version.version)
+        client.set_model_version_tag(name, version.version, "gankd.why_challenger", reason)
         aliases = client.get_registered_model(name).aliases
         if aliases.get("challenger") == aliases.get("champion"):
             client.delete_registered_model_alias(name, "challenger")
-        return Registered(name, str(version.version), alias, not known)
+        return Registered(name, str(version.version), alias, not known, reason)
 
 
 def _new_version(
@@ -148,17 +161,27 @@ def export(network: nn.Module, example: tuple[Tensor, ...], path: Path, meta: An
     )
 
 
-def _beats_champion(client: Any, name: str, version: Any, value: float, tags: Mapping[str, str]) -> bool:
+def _why_no_champion(client: Any, name: str, version: Any, value: float, facts: Mapping[str, Any], mode: str) -> str:
+    """Why a version does not take the champion's place; empty where it does."""
     if math.isnan(value):
-        return False
+        return "its value is not a number"
     number = client.get_registered_model(name).aliases.get("champion")
     if number is None or str(number) == str(version.version):
-        return True
+        return ""
     champion = client.get_model_version(name, number).tags
-    if any(champion.get(tag) != tags[tag] for tag in ("gankd.data", "gankd.metric", "gankd.mode")):
-        return False  # measured on something else: the two numbers do not compare
-    best = float(champion[tags["gankd.metric"]])
-    return value > best if tags["gankd.mode"] == "max" else value < best
+    theirs = json.loads(champion.get("gankd.comparable", "{}"))
+    other = sorted(fact for fact in {*facts, *theirs} if facts.get(fact) != theirs.get(fact))
+    if other:
+        listed = ", ".join(f"{fact} ({_brief(theirs.get(fact))} there, {_brief(facts.get(fact))} here)" for fact in other[:3])
+        return f"not comparable with the champion, version {number}: another {listed}"
+    best = float(champion["gankd.value"])
+    better = value > best if mode == "max" else value < best
+    return "" if better else f"the champion, version {number}, has {best:.4g}"
+
+
+def _brief(fact: Any) -> str:
+    text = fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)
+    return text if len(text) <= 40 else f"{text[:12]}..."
 
 
 def load(uri: str, model: str) -> Path:
@@ -167,7 +190,7 @@ def load(uri: str, model: str) -> Path:
     `model` is `name@alias`, `name/version` or `name` (its champion), with or without `models:/` before it.
     Raises UserError for an unknown name, version or alias, and when the store cannot be reached.
     """
-    with _answering(uri), _patient():
+    with answering(uri), patient():
         client = mlflow_client(uri)
         from mlflow.artifacts import download_artifacts  # after the client, which keeps MLflow quiet
 
@@ -177,7 +200,7 @@ def load(uri: str, model: str) -> Path:
 
 def version_tags(uri: str, model: str) -> dict[str, str]:
     """The tags of a registered version, named as in `load`, which raises the same errors."""
-    with _answering(uri):
+    with answering(uri):
         client = mlflow_client(uri)
         return dict(client.get_model_version(*_version(client, uri, model)).tags)
 
@@ -200,61 +223,8 @@ def _version(client: Any, uri: str, model: str) -> tuple[str, str]:
     return name, str(aliases.get(wanted, wanted))
 
 
-def compare(uri: str, dataset: str) -> list[dict[str, Any]]:
-    """The best finished sweep of each method on a data set: best student first, then those without one.
-
-    Best is by the sweep's own objective on validation, in the sense of its tag `gankd.mode`. Each row has method, sweep,
-    run_id, data (fingerprint), feature_classifier (key), mode, objective, gain (over the control, positive where the method
-    helps; None without one) and all `metrics` of the sweep's run.
-    """
-    with _answering(uri):
-        client = mlflow_client(uri)
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
-        rows = [_row(run) for run in client.search_runs(experiments, query, max_results=1000)]
-    rows.reverse()  # MLflow gives the newest first; it is to win among equals
-    best: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=_goodness):
-        best[row["method"]] = row
-    return sorted(best.values(), key=lambda row: (-row["metrics"].get("val/student", -math.inf), row["method"]))
-
-
-def _row(run: Any) -> dict[str, Any]:
-    tags, metrics = run.data.tags, run.data.metrics
-    return {
-        "method": tags.get("gankd.method", ""),
-        "sweep": tags["gankd.sweep"],
-        "run_id": run.info.run_id,
-        "data": tags.get("gankd.data", ""),
-        "feature_classifier": tags.get("gankd.feature_classifier", ""),
-        "mode": tags.get("gankd.mode", "max"),
-        "objective": metrics.get("objective"),
-        "gain": metrics.get("gain"),
-        "metrics": dict(metrics),
-    }
-
-
-def _goodness(row: Mapping[str, Any]) -> float:
-    value = row["objective"]
-    if value is None or math.isnan(value):
-        return -math.inf
-    return -value if row["mode"] == "min" else value
-
-
 @contextmanager
-def _answering(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        from mlflow.exceptions import MlflowException  # not before: the client keeps MLflow quiet
-
-        if not isinstance(error, MlflowException) or is_refusal(error):
-            raise
-        raise unreachable(uri, error) from error
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
+def patient() -> Iterator[None]:
     """Time for big files: MLflow's usual patience in place of the tracker's."""
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
     before = {name: os.environ.get(name) for name in patience}

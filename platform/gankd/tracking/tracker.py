@@ -19,7 +19,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -199,6 +200,9 @@ class Tracker:
         once = bool(event.get("key"))
         self.runs.metrics(self._target(event), event["values"], event["time"], int(event.get("step", 0)), once)
 
+    def _on_tags(self, event: Event) -> None:
+        self.runs.tag(self._target(event), event["tags"])
+
     def _on_image(self, event: Event) -> None:
         self.runs.image(self._target(event), event["name"], int(event.get("step", 0)), event["time"], event["png"])
 
@@ -239,6 +243,19 @@ def unreachable(uri: str, error: Exception) -> UserError:
         f"the MLflow tracking store {_public(uri)!r} cannot be opened ({_first_line(error)}); start that server or log "
         "in to it, or set MLFLOW_TRACKING_URI to one that answers (unset, it is a SQLite file in the working folder)"
     )
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Errors of a tracking store that does not answer become the user's sentence."""
+    try:
+        yield
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # not before: the client keeps MLflow quiet
+
+        if not isinstance(error, MlflowException) or is_refusal(error):
+            raise
+        raise unreachable(uri, error) from error
 
 
 def _public(uri: str) -> str:

@@ -13,12 +13,13 @@ METHOD = Method(
     stages=(
         Stage("teacher", "gankd_tiny.stages:train_teacher"),
         Stage("student", "gankd_tiny.stages:train_student", inputs=("teacher",)),
+        Stage("test_student", "gankd.stages.classifier:test_network", inputs=("student",), test=True),
     ),
     presets=Path(__file__).parent / "presets",
     objective="student/val_accuracy",
     watched="student",
     length="student.steps",
-    scored={"student": "gankd.stages.classifier:score"},
-    registered={"student": "student"},
+    roles={"teacher": "teacher", "student": "student"},
+    registered={"student": "student/val_accuracy"},
     space="gankd_tiny.space",
 )

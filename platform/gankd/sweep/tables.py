@@ -1,0 +1,112 @@
+"""What the terminal shows at the end of a sweep: its trials, the chosen one, the gain over the control, seeds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from gankd.sweep.conclusion import Conclusion, main_values, test_gain
+from gankd.sweep.plan import Sweep
+from gankd.sweep.records import TrialRecord
+from gankd.sweep.seeds import Repeated, seed_note
+
+
+def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | None) -> Table:
+    """All trials, best first: the searched knobs, the objective and, of a method with one, the control of the same trial."""
+    metric, gain = sweep.space.metric, sweep.method.gain
+    ends = Counter(knob.partition(".")[2] for knob in sweep.space.samplers)
+    short = {knob: end if ends[end := knob.partition(".")[2]] == 1 else knob for knob in sweep.space.samplers}
+    table = Table(title=f"{sweep.name}: {metric} on the validation part", title_justify="left")
+    for heading in ("trial", *short.values()):
+        table.add_column(heading, overflow="fold")
+    figures = [metric, *([f"{gain.control}/{gain.metric}"] if gain else [])]
+    for heading in (*(name.partition("/")[0] for name in figures), ""):
+        table.add_column(heading, justify="right")
+    sign = -1 if sweep.space.mode == "max" else 1
+    for record in sorted(records, key=lambda r: (r.status != "finished", sign * _objective(sweep, r, math.inf * sign))):
+        values = [record.metrics.get(name) for name in figures]
+        if values[0] is None:  # stopped before its end: what the scheduler saw
+            values[0] = record.metrics.get(sweep.watched_metric)
+        state = "" if record.status == "finished" else record.status
+        mark = "* " if best and record.trial == best.trial else ""
+        table.add_row(mark + record.trial, *(_knob(record.knobs.get(knob)) for knob in short), *map(_number, values), state)
+    return table
+
+
+def _objective(sweep: Sweep, record: TrialRecord, otherwise: float) -> float:
+    return record.metrics.get(sweep.space.metric, record.metrics.get(sweep.watched_metric, otherwise))
+
+
+def score_table(sweep: Sweep, record: TrialRecord, tests: Mapping[str, float]) -> Table:
+    """Validation and test figures of the chosen trial's stages, with the parameters of each network."""
+    table = Table(title=f"chosen trial {record.trial}: validation and, read once, test", title_justify="left")
+    for heading in ("stage", "metric", "validation", "test", "parameters"):
+        table.add_column(heading, justify="left" if heading in ("stage", "metric") else "right")
+    for stage in dict.fromkeys(sweep.method.roles.values()):
+        validation = main_values(record.metrics, stage, "val_")
+        test = {name: v for each in sweep.method.tests_of(stage) for name, v in main_values(tests, each.name, "test_").items()}
+        if not validation and not test:
+            continue
+        parameters = record.metrics.get(f"{stage}/parameters")
+        count = f"{parameters:,.0f}" if parameters else ""
+        name = next(iter([*validation, *test])).rpartition("/")[2].partition("_")[2]
+        shown = [next(iter(values.values()), None) for values in (validation, test)]
+        table.add_row(stage, name, *map(_number, shown), count)
+    return table
+
+
+def gain_table(sweep: Sweep, conclusion: Conclusion) -> Table | None:
+    """The method beside its control, both tuned over the same trials, and both at the preset; None without a control."""
+    gain, tuned = sweep.method.gain, conclusion.gain
+    if gain is None or tuned is None:
+        return None
+    title = f"gain: {gain.stage} over {gain.control}, each the best of {tuned.trials} trials by validation"
+    table = Table(title=title, title_justify="left")
+    for heading in ("knobs", "metric", gain.stage, gain.control, "gain"):
+        table.add_column(heading, justify="left" if heading in ("knobs", "metric") else "right")
+    ours, theirs = f"{gain.stage}/{gain.metric}", f"{gain.control}/{gain.metric}"
+    if tuned.preset and tuned.of_preset(gain) is not None:
+        own = tuned.preset.metrics
+        table.add_row("preset", gain.metric, _number(own[ours]), _number(own[theirs]), _number(tuned.of_preset(gain), "+"))
+    values = [tuned.method.metrics[ours], tuned.control.metrics[theirs]]
+    table.add_row("tuned", gain.metric, *[_number(value) for value in values], _number(tuned.on_validation(gain), "+"))
+    if (difference := test_gain(sweep, conclusion)) is not None and gain.tests:
+        values = [next(iter(side.values())) for side in conclusion.gain_tests]
+        table.add_row("tuned", gain.tests[2], *[_number(value) for value in values], _number(difference, "+"))
+    return table
+
+
+def seeds_table(sweep: Sweep, repeated: list[Repeated]) -> Table:
+    """Mean and standard deviation over seeds, and the paired difference with its 95 % interval."""
+    gain = sweep.method.gain
+    names = (gain.stage, gain.control) if gain else ("method", "control")
+    table = Table(title=f"over seeds: {seed_note(sweep)}", title_justify="left")
+    for heading in ("knobs", "metric", "seeds", *names, "paired difference, 95 % interval", ""):
+        table.add_column(heading, justify="left" if heading in ("knobs", "metric", "") else "right")
+    for row in repeated:
+        if row.paired is None:
+            table.add_row(row.what, row.metric, "0", "", "", "", "; ".join(row.failures))
+            continue
+        p = row.paired
+        interval = f"{p.mean:+.2f} [{p.low:+.2f}, {p.high:+.2f}]" if p.count > 1 else f"{p.mean:+.2f}"
+        verdict = ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"
+        cells = [_mean_and_deviation(row.method), _mean_and_deviation(row.control), interval]
+        table.add_row(row.what, row.metric, str(p.count), *cells, "; ".join([verdict, *row.failures]))
+    return table
+
+
+def _mean_and_deviation(values: tuple[float, ...]) -> str:
+    return f"{fmean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+
+
+def _number(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{value:{sign}.2f}"
+
+
+def _knob(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,52 @@
+"""What the tracker knows of finished sweeps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from gankd.tracking.runs import mlflow_client
+from gankd.tracking.tracker import answering
+
+
+@dataclass(frozen=True)
+class FinishedSweep:
+    """A finished sweep.
+
+    Attributes:
+        objective: name of the metric that its trials were compared by.
+        metrics: all figures of its own run, see `gankd.sweep.conclusion.summary`.
+        facts: what numbers depend on, by what they are of ("objective", "student", "generator"): two sweeps' numbers
+            compare only where these are equal.
+    """
+
+    method: str
+    name: str
+    run_id: str
+    objective: str
+    metrics: dict[str, float]
+    facts: dict[str, dict[str, Any]]
+
+
+def finished_sweeps(uri: str, dataset: str) -> list[FinishedSweep]:
+    """All finished sweeps on a data set, the newest first. Raises UserError when the store cannot be reached."""
+    with answering(uri):
+        client = mlflow_client(uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
+        return [_finished(run) for run in client.search_runs(experiments, query, max_results=1000)]
+
+
+def _finished(run: Any) -> FinishedSweep:
+    tags = run.data.tags
+    start = "gankd.comparable."
+    facts = {name.removeprefix(start): json.loads(text) for name, text in tags.items() if name.startswith(start)}
+    return FinishedSweep(
+        tags.get("gankd.method", ""),
+        tags["gankd.sweep"],
+        run.info.run_id,
+        tags.get("gankd.metric", ""),
+        dict(run.data.metrics),
+        facts,
+    )

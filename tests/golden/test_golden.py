@@ -1,0 +1,45 @@
+"""What the stages of every method make, against what they made when it was recorded: a changed result does not go unnoticed.
+
+A stage's key holds its code, or its `version`; this is what makes the versions honest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gankd.registry import method_names
+from tests.golden.sketch import CALM, FOLDER, differences, golden, make_sketch
+
+ADVICE = """
+If that is meant: raise the `version` of the first of these stages, unless its key changes by itself, and run
+    .venv/bin/python tests/golden/renew.py {method}
+so that the new numbers stand in the change for review."""
+
+
+@pytest.mark.parametrize("method", CALM)
+def test_every_stage_makes_what_was_recorded(method: str, tmp_path: Path) -> None:
+    found = differences(golden(method), make_sketch(method, tmp_path))
+    lines = [f"{method}, stage {stage}: {how}" for stage, how in found.items()]
+    assert not found, "\n".join(["results have changed.", *lines, ADVICE.format(method=method)])
+
+
+def test_every_method_has_a_record() -> None:
+    assert set(CALM) == set(method_names()) == {file.stem for file in FOLDER.glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    ("method", "knob", "value", "stages"),
+    [
+        ("cgan_kd", "biggan.g_lr", 2.2e-4, {"biggan"}),
+        ("cgan_kd", "student.lr", 0.055, {"student", "control"}),
+        ("cgan_kd", "biggan.diffaugment", ("color", "translation"), {"biggan"}),
+        ("rgal", "synthesis.bn", 1.1, {"student"}),
+        ("rgal", "teacher.weight_decay", 1e-2, {"teacher"}),
+        ("cgan_transfer", "bn.g_lr", 2.2e-4, {"bn"}),
+    ],
+)
+def test_a_small_change_is_noticed(method: str, knob: str, value: object, stages: set[str], tmp_path: Path) -> None:
+    found = differences(golden(method), make_sketch(method, tmp_path, {knob: value}))
+    assert stages <= set(found)
