@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Conclusion:
     """Run the sweep, or what is left of it. Raises UserError when nothing came out of it, KeyboardInterrupt as it comes."""
+    from gankd.sweep.remarks import remarks  # imports Ray
+
     sweep.records.save_request(sweep.request.model_dump(mode="json"))
     with ExitStack() as stack:
         tracker = open_tracker(sweep)
@@ -47,6 +49,8 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
             cluster = cache(partial(_start_ray, sweep, address, stack))
             console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
             announce(sweep, console)
+            for sentence in remarks(sweep, this_machine=not address):
+                console.print(sentence)
             with Live(console, sweep, EventReader(sweep.records.events)):
                 conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
             _record_conclusion(sweep, conclusion, tracker, events, console)
