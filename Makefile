@@ -21,6 +21,10 @@ install: .venv/installed
 tune: install
 	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
 
+# The inner loop: what starts no Ray, no server and no browser.
+test-unit: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/methods tests/golden
+
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 

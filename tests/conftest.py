@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.pipeline import Job, run
@@ -22,6 +23,9 @@ from gankd.store.events import EventReader
 from gankd.sweep.records import SweepRecords
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine is no fault of the code, and the same code is given the same examples.
+settings.register_profile("gankd", deadline=None, derandomize=True)
+settings.load_profile("gankd")
 ROOT = Path(__file__).parents[1]
 GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 

@@ -30,7 +30,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def inert(self) -> frozenset[str]:
-        """Knobs that, with the present values of the others, change nothing of what the stage leaves: its key omits them."""
+        """Knobs that, with the present values of the others, change nothing of what the stage leaves, and inputs that it then
+        only looks with: its key omits them."""
         return frozenset()
 
 

@@ -11,9 +11,10 @@ from gankd.config import build_config, preset_names, read_preset
 from gankd.data import DataConfig, DataSet, Split, load
 from gankd.errors import UserError
 from gankd.registry import find_method
+from gankd.stages.quality import of_classes
 from methods.cgan_transfer.checks import check_bn, check_transfer
 from methods.cgan_transfer.config import BnConfig, CganTransferConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
-from methods.cgan_transfer.task import class_numbers, few, new_images, of_classes, old_and_new
+from methods.cgan_transfer.task import class_numbers, few, new_images, old_and_new, renumbered
 
 METHOD = find_method("cgan_transfer")
 DIGITS = load(DataConfig(name="digits", val_fraction=0.4))
@@ -36,14 +37,14 @@ def test_classes_by_name_or_number_and_the_rest() -> None:
 
 def test_labels_are_renumbered_in_the_order_asked_for() -> None:
     part = Split(np.arange(6)[:, None, None, None].astype(np.uint8), np.array([0, 1, 2, 3, 2, 1]))
-    cut = of_classes(part, [2, 1])
+    cut = renumbered(part, [2, 1])
     assert cut.images.ravel().tolist() == [1, 2, 4, 5]
     assert cut.labels.tolist() == [1, 0, 0, 1]
-    assert of_classes(part, [2, 1], renumber=False).labels.tolist() == [1, 2, 2, 1]
+    assert of_classes(part, [2, 1]).labels.tolist() == [1, 2, 2, 1]
 
 
 def test_few_images_are_equally_many_of_each_class_and_nested() -> None:
-    part = of_classes(DIGITS.train, [7, 8, 9])
+    part = renumbered(DIGITS.train, [7, 8, 9])
     five, ten = few(part, 5, seed=3), few(part, 10, seed=3)
     assert np.bincount(ten.labels).tolist() == [10, 10, 10]
     assert {image.tobytes() for image in five.images} <= {image.tobytes() for image in ten.images}
@@ -83,7 +84,7 @@ def test_what_the_data_does_not_have() -> None:
 
 def test_too_few_images_are_refused_and_fewer_than_a_batch_named(caplog: pytest.LogCaptureFixture) -> None:
     data = named("abcd")
-    reads: dict[str, Any] = {"training": TrainingConfig(batch=10), "quality": CganTransferConfig().quality}
+    reads: dict[str, Any] = {"training": TrainingConfig(batch=10)}
     with pytest.raises(UserError, match=r"class 'c' has 6 training images, but task\.images_per_class is 7"):
         check_transfer("ft", FtConfig(), data, task=TaskConfig(new_classes=("c", "d"), images_per_class=7), **reads)
     check_transfer("ft", FtConfig(), data, task=TaskConfig(new_classes=("c", "d"), images_per_class=3), **reads)
@@ -97,16 +98,16 @@ def test_too_few_images_are_refused_and_fewer_than_a_batch_named(caplog: pytest.
 
 
 def test_a_sweep_over_the_regularisers_trains_neither_gan_nor_controls_again() -> None:
-    shared = [stage.name for stage in METHOD.shared({"bn.comb_l1_scale", "bn.res_l2_scale", "bn.g_lr", "bn.share"})]
-    assert shared == ["feature_classifier", "pretrain", "real_statistics", "finetune", "scratch"]
-    assert [stage.name for stage in METHOD.shared({"ft.g_lr"})] == [
-        "feature_classifier",
-        "pretrain",
-        "real_statistics",
-        "bn",
-        "finetune",
-        "scratch",
-    ]
+    touched = METHOD.touched({"bn.comb_l1_scale", "bn.res_l2_scale", "bn.g_lr", "bn.share"})
+    assert {name for name in touched if not name.startswith(("quality_", "test_"))} == {"bn", "ft"}
+    # The rate of FT is plain fine-tuning's too.
+    touched = METHOD.touched({"ft.g_lr"})
+    assert {name for name in touched if not name.startswith(("quality_", "test_"))} == {"ft", "finetune"}
+    # How many new images there are, and how generators are measured, does not concern the GAN of the old classes.
+    assert "pretrain" not in METHOD.touched({"task.images_per_class", "quality.kid_subsets", "quality.neighbours"})
+    assert METHOD.touched({"quality.kid_subsets"}) == {
+        f"{what}_{which}" for what in ("quality", "test") for which in ("bn", "ft", "finetune", "scratch")
+    }
 
 
 def test_paper_presets_hold_the_scripts_values() -> None:

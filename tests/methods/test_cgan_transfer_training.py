@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd import models
+from gankd.context import Context
 from gankd.data import Split
 from gankd.models.biggan_import import import_discriminator, import_generator
-from gankd.stages.gan import GANHyperparameters, GANTraining
+from gankd.stages.gan import GANTraining
 from gankd.stages.gan_losses import GANLoss, gan_loss
 from methods.cgan_transfer.config import BnConfig, TrainingConfig
 from methods.cgan_transfer.losses import combination_l1
@@ -84,16 +85,15 @@ def test_two_iterations_of_either_stage(name: str, tmp_path: Path) -> None:
             for key, parameter in generator.named_parameters():
                 parameter.requires_grad_(key not in frozen)
         training = Replay(
+            Context("gan", "key", 0, Path(), cast(Any, None), torch.device("cpu")),
+            TrainingConfig(batch=batch, d_steps=1, d_lr=lr, precision="fp32"),
+            lr,
             generator,
             discriminator,
             lambda n, rng: next(reals),
-            GANHyperparameters(
-                batch=batch, discriminator_steps=1, discriminator_accumulations=d_parts * summed,
-                generator_accumulations=g_parts, generator_learning_rate=lr, discriminator_learning_rate=lr,
-                precision="fp32", ema_start=0,
-            ),
-            penalty=lambda: penalties(generator, l1, l2),
-        ).replay(record, scale=summed)  # fmt: skip
+            generator_terms=lambda seen: penalties(generator, l1, l2),
+        ).replay(record, scale=summed)
+        training.discriminator_parts, training.generator_parts = d_parts * summed, g_parts
         if stage == "FT":
             load_moments(training, tmp_path)
         for step in range(iterations):

@@ -2,11 +2,14 @@
 
 import base64
 import io
+import json
 import math
 import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ from PIL import Image
 
 from gankd.errors import UserError
 from gankd.store.events import EventReader, EventWriter
+from gankd.tracking import provenance
+from gankd.tracking.pages import run_tables
+from gankd.tracking.provenance import DataInput, source_tags
 from gankd.tracking.tracker import Tracker
 
 
@@ -27,18 +33,21 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+DIGITS = DataInput("digits", "0123456789abcdef" * 4, "scikit-learn", (1, 8, 8), {"train": 1078, "test": 599})
+
+
 class Sweep:
     """A writer, and trackers that read it."""
 
-    def __init__(self, folder: Path, name: str = "s1") -> None:
-        self.folder, self.name = folder, name
+    def __init__(self, folder: Path, name: str = "s1", data: DataInput = DIGITS) -> None:
+        self.folder, self.name, self.data = folder, name, data
         self.writer = EventWriter(str(folder / name), "driver", 1e6)
         self.tracker = self.open()
 
     def open(self) -> Tracker:
         uri = f"sqlite:///{self.folder}/mlflow.db"
         reader, cursor = EventReader(str(self.folder / self.name)), self.folder / f"{self.name}.json"
-        tracker = Tracker(uri, "rgal/digits", self.folder / "pictures", self.name, reader, cursor)
+        tracker = Tracker(uri, "rgal/digits", self.folder / "pictures", self.name, reader, cursor, self.data)
         tracker.open_sweep({"scheduler": "asha"}, {"gankd.method": "rgal", "gankd.dataset": "digits"})
         return tracker
 
@@ -108,6 +117,114 @@ def test_sending_everything_twice_changes_nothing(sweep: Sweep) -> None:
     assert sweep.send() == 9
     assert (sweep.rows(), len(sweep.runs()), files(sweep)) == before
     assert {run.info.status for kind in ("trial", "stage") for run in sweep.runs(kind)} == {"FINISHED"}
+
+
+def inputs(run: Any) -> list[Any]:
+    return [each.dataset for each in run.inputs.dataset_inputs]
+
+
+def test_every_run_shows_its_data_set_once(sweep: Sweep) -> None:
+    for _ in range(2):
+        sweep.trial()
+        sweep.send()
+        sweep.tracker.cursor_path.unlink()
+        sweep.tracker = sweep.open()
+    sweep.send()
+    assert len(sweep.runs()) == 3
+    for run in sweep.runs():
+        (data,) = inputs(run)
+        assert (data.name, data.digest) == ("digits", "0123456789abcdef")
+        assert json.loads(data.profile) == {"train_images": 1078, "test_images": 599}
+
+
+def test_a_data_set_is_one_that_mlflow_reads_back(tmp_path: Path) -> None:
+    from mlflow.data import get_source
+    from mlflow.types import Schema
+
+    package = DIGITS.to_mlflow().dataset
+    assert get_source(package).to_dict() == {"tags": {"mlflow.source.name": "scikit-learn"}}
+    (images,) = Schema.from_json(json.loads(package.schema)["mlflow_tensorspec"]["features"]).inputs
+    assert images.shape == (-1, 1, 8, 8)
+    files = replace(DIGITS, source=str(tmp_path)).to_mlflow().dataset
+    assert get_source(files).to_dict() == {"uri": str(tmp_path)}
+
+
+def test_data_that_a_knob_chooses_is_the_sweeps_alone(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    sweep = Sweep(tmp_path, data=replace(DIGITS, in_all_trials=False))
+    sweep.trial()
+    sweep.send()
+    assert [len(inputs(run)) for kind in ("sweep", "trial", "stage") for run in sweep.runs(kind)] == [1, 0, 0]
+
+
+def test_every_run_tells_its_source(sweep: Sweep) -> None:
+    sweep.trial()
+    sweep.send()
+    tags = source_tags()
+    assert tags["mlflow.source.type"] == "LOCAL"
+    for run in sweep.runs():
+        assert tags.items() <= run.data.tags.items()
+        assert run.info.user_id == tags.get("mlflow.user", "unknown")
+
+
+@pytest.fixture
+def fresh_source_tags() -> Iterator[None]:
+    source_tags.cache_clear()
+    yield
+    source_tags.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_source_tags")
+@pytest.mark.parametrize("tracked", [True, False])
+def test_the_commit_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracked: bool) -> None:
+    def git(*command: str) -> str:
+        own = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *own, *command], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    package = tmp_path / "lib" / "gankd" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("")
+    monkeypatch.setattr(provenance.gankd, "__file__", str(package))
+    git("init")
+    (tmp_path / "other.txt").write_text("a project that has installed the package")
+    git("add", "." if tracked else "other.txt")
+    git("commit", "-m", "start")
+    tags = source_tags()
+    if tracked:
+        assert tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
+        assert tags["mlflow.source.git.dirty"] == "false"
+    else:
+        assert not any("git" in tag for tag in tags)
+
+
+@pytest.mark.usefixtures("fresh_source_tags")
+@pytest.mark.parametrize(("command", "name"), [("/x/tune.py", "tune.py"), ("-c", "gankd"), ("/y/bin/gankd", "gankd")])
+def test_the_source_is_the_command(monkeypatch: pytest.MonkeyPatch, command: str, name: str) -> None:
+    monkeypatch.setattr("sys.argv", [command])
+    monkeypatch.setenv("PATH", "")  # no git either
+    tags = source_tags()
+    assert tags["mlflow.source.name"] == name
+    assert "mlflow.source.git.commit" not in tags
+
+
+def test_an_experiment_is_one_of_training_also_when_it_was_there(sweep: Sweep) -> None:
+    client = sweep.tracker.runs.client
+    kinds = {"mlflow.experimentKind": "custom_model_development"}
+    assert client.get_experiment(sweep.tracker.runs.experiment_id).tags.items() >= kinds.items()
+    old = client.create_experiment("old/digits")
+    uri, reader = f"sqlite:///{sweep.folder}/mlflow.db", EventReader(str(sweep.folder / "s2"))
+    Tracker(uri, "old/digits", sweep.folder, "s2", reader, sweep.folder / "c.json")
+    assert client.get_experiment(old).tags.items() >= kinds.items()
+    client.set_experiment_tag(old, "mlflow.experimentKind", "genai_development")  # by a user, in the UI
+    Tracker(uri, "old/digits", sweep.folder, "s2", reader, sweep.folder / "c.json")
+    assert client.get_experiment(old).tags["mlflow.experimentKind"] == "genai_development"
+
+
+def test_the_addresses_of_the_run_tables(sweep: Sweep) -> None:
+    tables = run_tables(f"sqlite:///{sweep.folder}/mlflow.db", "http://127.0.0.1:5000")
+    here = f"http://127.0.0.1:5000/#/experiments/{sweep.tracker.runs.experiment_id}/runs?workflowType=machine_learning"
+    assert tables["rgal/digits"] == here
+    assert "Default" not in tables
 
 
 def test_a_resumed_driver_sends_only_the_rest(sweep: Sweep) -> None:

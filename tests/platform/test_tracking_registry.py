@@ -63,7 +63,7 @@ class Store:
         return register(
             self.uri, "digits-student", lambda: (network, STUDENT), lambda: folder, key=key, metrics={"val/acc": value},
             metric="val/acc", mode=mode, facts={"metric": "acc", "data": data, **facts}, run_id=self.runs.trial_run("t0"),
-            tags={"gankd.method": "rgal"},
+            shown_by=[self.runs.sweep_run({})], tags={"gankd.method": "rgal"},
         )  # fmt: skip
 
     def alias(self, alias: str) -> str | None:
@@ -157,6 +157,18 @@ def test_a_version_tells_where_it_comes_from(store: Store) -> None:
     }  # fmt: skip
     outputs = store.runs.client.get_run(version.run_id).outputs.model_outputs
     assert any(output.model_id in version.source for output in outputs)
+
+
+def test_the_sweep_shows_its_models_once(store: Store) -> None:
+    def shown() -> list[str]:
+        return [output.model_id for output in store.runs.client.get_run(store.runs.sweep_run({})).outputs.model_outputs]
+
+    before = shown()
+    for _ in range(2):
+        store.register("a", 0.8)
+    (new,) = set(shown()) - set(before)
+    assert len(shown()) == len(before) + 1
+    assert new in store.runs.client.get_model_version("digits-student", "1").source
 
 
 def test_load_gives_the_recipe_and_the_weights(store: Store) -> None:

@@ -1,16 +1,20 @@
 """GAN losses, averaged generator, orthogonal regularisation and training iterations against reference values."""
 
+from pathlib import Path
+from typing import Any, cast
+
 import pytest
 import torch
 import torch.nn.functional as F
 from biggan_fixtures import close, fixture
 from torch import Tensor, nn
 
+from gankd.context import Context
 from gankd.errors import UserError
 from gankd.models import build
 from gankd.models.biggan_import import import_discriminator, import_generator
 from gankd.models.ema import ExponentialMovingAverage
-from gankd.stages.gan import GANHyperparameters, GANTraining
+from gankd.stages.gan import GANTraining, Seen
 from gankd.stages.gan_losses import (
     add_orthogonal_gradient,
     gan_loss,
@@ -20,6 +24,7 @@ from gankd.stages.gan_losses import (
     softplus_discriminator,
     softplus_generator,
 )
+from gankd.stages.sections import GanTrainingConfig
 
 
 def test_hinge_and_softplus() -> None:
@@ -134,17 +139,18 @@ def test_three_training_iterations(channels_last: bool) -> None:
     images = F.interpolate(expected["x_low"].double().flatten(0, 1), scale_factor=4)
     micro_batches = iter(zip(images.split(batch), expected["y_real"].flatten().split(batch)))
     lr = float(expected["lr"])
+    cfg = GanTrainingConfig(
+        batch=batch, d_steps=d_steps, d_lr=lr, precision="fp32", diffaugment=(),
+        ema_decay=float(expected["ema_decay"]), ema_start=int(expected["ema_start"]),
+    )  # fmt: skip
     training = Replay(
+        context(), cfg, lr,
         import_generator(fixture("biggan_core/train_steps", "G")).double(),
         import_discriminator(fixture("biggan_core/train_steps", "D")).double(),
         lambda n, rng: next(micro_batches),
-        GANHyperparameters(
-            batch=batch, discriminator_steps=d_steps,
-            discriminator_accumulations=d_parts, generator_accumulations=g_parts,
-            generator_learning_rate=lr, discriminator_learning_rate=lr, precision="fp32", channels_last=channels_last,
-            ema_decay=float(expected["ema_decay"]), ema_start=int(expected["ema_start"]),
-        ),
+        channels_last=channels_last,
     )  # fmt: skip
+    training.discriminator_parts, training.generator_parts = d_parts, g_parts
     training.replay(expected["zs"], expected["ys"])
     for i in range(iterations):
         metrics = training.step(i, torch.Generator())
@@ -164,13 +170,16 @@ def reals(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     return torch.rand(n, 1, 8, 8, generator=rng) * 2 - 1, labels
 
 
-def training(seed: int = 0, **hyperparameters: object) -> GANTraining:
+def context(rank: int = 0, world_size: int = 1) -> Context:
+    return Context("gan", "key", 0, Path(), cast(Any, None), torch.device("cpu"), rank, world_size)
+
+
+def training(seed: int = 0, **knobs: object) -> GANTraining:
     torch.manual_seed(seed)
     kwargs = {"image_size": 8, "classes": 3, "image_channels": 1, "width": 8, "init": "ortho"}
-    return GANTraining(
-        build("biggan", dim_z=8, **kwargs), build("biggan_discriminator", **kwargs), reals,
-        GANHyperparameters(**({"batch": 4, "discriminator_steps": 2, "ema_start": 0} | hyperparameters)),
-    )  # fmt: skip
+    cfg = GanTrainingConfig(**({"batch": 4, "d_steps": 2, "ema_start": 0, "diffaugment": ()} | knobs))
+    networks = build("biggan", dim_z=8, **kwargs), build("biggan_discriminator", **kwargs)
+    return GANTraining(context(), cfg, 2e-4, *networks, reals)
 
 
 def generator_at(step: int) -> torch.Generator:
@@ -178,8 +187,7 @@ def generator_at(step: int) -> torch.Generator:
 
 
 EVERYTHING = {
-    "diffaugment": ("color", "translation", "cutout"), "generator_orthogonal": 1e-4, "discriminator_orthogonal": 1e-4,
-    "discriminator_accumulations": 2, "generator_accumulations": 2,
+    "diffaugment": ("color", "translation", "cutout"), "orthogonal": 1e-4, "batch": 8, "accumulations": 2,
 }  # fmt: skip
 
 
@@ -211,22 +219,19 @@ def test_bf16_follows_fp32() -> None:
 
 def test_workers_share_one_global_batch() -> None:
     whole = training()
-    parts = [
-        GANTraining(whole.generator, whole.discriminator, reals, whole.hyperparameters, rank=rank, world_size=2)
-        for rank in range(2)
-    ]
+    parts = [GANTraining(context(rank, 2), whole.cfg, 2e-4, whole.generator, whole.discriminator, reals) for rank in range(2)]
     z, labels = whole.draw_latent(generator_at(0))
     halves = [part.draw_latent(generator_at(0)) for part in parts]
     assert torch.equal(torch.cat([h[0] for h in halves]), z)
     assert torch.equal(torch.cat([h[1] for h in halves]), labels)
     with pytest.raises(UserError, match="multiple of 3"):
-        GANTraining(whole.generator, whole.discriminator, reals, whole.hyperparameters, world_size=3)
+        GANTraining(context(0, 3), whole.cfg, 2e-4, whole.generator, whole.discriminator, reals)
 
 
 def test_gradients_are_reduced_once_an_update_and_the_discriminator_is_left_trainable() -> None:
     calls: list[nn.Module] = []
-    one = training(discriminator_steps=2, discriminator_accumulations=3, generator_accumulations=2)
-    one.reduce = calls.append
+    one = training(d_steps=2, batch=12, accumulations=3)
+    one.ctx.average = calls.append  # type: ignore[method-assign]
     one.step(0, generator_at(0))
     assert calls == [one.discriminator, one.discriminator, one.generator]
     assert all(p.requires_grad for p in one.discriminator.parameters())
@@ -234,7 +239,7 @@ def test_gradients_are_reduced_once_an_update_and_the_discriminator_is_left_trai
 
 def test_accumulation_equals_one_larger_batch_for_the_discriminator() -> None:
     # The generator's batch norm sees smaller batches, so its images are replaced by given ones.
-    small, large = training(discriminator_accumulations=2), training(batch=8)
+    small, large = training(batch=8, accumulations=2), training(batch=8)
     images, labels = reals(16, generator_at(9))
     for one, size in ((small, 4), (large, 8)):
         batches = [iter(zip(images[i : i + 8].split(size), labels[i : i + 8].split(size))) for i in (0, 8)]
@@ -250,11 +255,50 @@ def test_accumulation_equals_one_larger_batch_for_the_discriminator() -> None:
             for _ in range(200):
                 one.discriminator(images[:1].double(), labels[:1])
         one.optimizers["discriminator"].step = lambda: None  # type: ignore[method-assign]
-        one.update_discriminator(generator_at(0))
+        one.update_discriminator(0, generator_at(0))
     for ours, theirs in zip(small.discriminator.parameters(), large.discriminator.parameters()):
         close(ours.grad, theirs.grad, 1e-6)
 
 
 def test_unknown_augmentation_is_an_error_before_training() -> None:
     with pytest.raises(UserError, match="'colour'"):
-        training(diffaugment=("colour",))
+        GANTraining(context(), GanTrainingConfig.model_construct(diffaugment=("colour",)), 2e-4, *networks_of(training()), reals)
+
+
+def networks_of(one: GANTraining) -> tuple[nn.Module, nn.Module]:
+    return one.generator, one.discriminator
+
+
+def test_a_term_sees_the_batch_and_is_added_to_the_loss() -> None:
+    seen: list[Seen] = []
+
+    def brightness(batch: Seen) -> dict[str, Tensor]:
+        seen.append(batch)
+        return {"loss_bright": 0.5 * batch.fakes.mean()}
+
+    plain, with_term = training(batch=8, accumulations=2), training(batch=8, accumulations=2)
+    with_term.generator_terms = with_term.discriminator_terms = brightness
+    metrics = with_term.step(3, generator_at(0))
+    plain.step(3, generator_at(0))
+    *of_discriminator, first, second = seen
+    assert len(of_discriminator) == 4  # two updates of two micro-batches
+    assert (first.step, first.reals, first.fakes.shape, first.fake_logits.shape) == (3, None, (4, 1, 8, 8), (4, 1))
+    assert first.fake_features.shape[0] == of_discriminator[0].real_features.shape[0] == 4
+    torch.testing.assert_close(metrics["loss_bright"], 0.25 * (first.fakes.mean() + second.fakes.mean()).detach())
+    weights = [one.generator.state_dict()["output_layer.2.weight"] for one in (plain, with_term)]
+    assert not torch.equal(*weights)
+
+
+def test_a_joined_module_is_trained_with_its_network_and_is_in_the_checkpoint() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(32, 1)
+    before = head.weight.detach().clone()
+    one = training()
+    terms = lambda seen: {"loss_head": head(seen.fake_features).mean()}  # noqa: E731
+    joined = GANTraining(
+        context(), one.cfg, 2e-4, *networks_of(one), reals, discriminator_terms=terms, joined={"discriminator": {"head": head}}
+    )
+    joined.step(0, generator_at(0))
+    assert not torch.equal(head.weight, before)
+    assert set(joined.state_dict()["modules"]["head"]) == {"weight", "bias"}
+    assert len(joined.optimizers["discriminator"].param_groups[0]["params"]) == len(joined.trained) + 2

@@ -190,7 +190,6 @@ def test_a_classifier_gives_the_features_of_its_last_layer_and_knows_labels() ->
     for name, options in (
         ("small_cnn", {"width": 4}),
         ("small_cnn", {"width": 4, "normalisation": [[0.5], [0.2]]}),
-        ("feature_extractor", {"trunk": "small", "width": 4}),
     ):
         network = build(name, classes=4, image_channels=1, image_size=8, **options)
         extractor, (images, labels) = classifier(network), pictures(40)

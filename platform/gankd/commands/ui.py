@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from gankd.errors import UserError
+from gankd.tracking.pages import run_tables
 
 
 def ui(uri: str, host: str = "127.0.0.1", port: int = 5000) -> NoReturn:
@@ -18,7 +19,11 @@ def ui(uri: str, host: str = "127.0.0.1", port: int = 5000) -> NoReturn:
         free = next((p for p in range(port + 1, port + 200) if _is_free(host, p)), None)
         raise UserError(f"port {port} of {host} is in use; choose a free one, such as --port {free}")
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    print(f"MLflow on {uri}: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+    server = f"http://{host}:{port}"
+    print(f"MLflow on {uri}: {server}  (Ctrl-C ends it)")
+    for experiment, address in run_tables(uri, server).items():
+        print(f"  {experiment}: {address}")
+    sys.stdout.flush()
     command = server_command(uri, host, port)
     os.execv(command[0], command)
 

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from gankd import __version__
+from gankd.data import load
+from gankd.data.config import VISION
 from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
 from gankd.naming import changed_code, name_artifacts
 from gankd.pictures import trial_curves
+from gankd.prepared_data import obtain
 from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
 from gankd.sweep.conclusion import Conclusion, draw_conclusion, summary, validation_curves, what_numbers_depend_on
@@ -25,6 +28,7 @@ from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.registering import register_best
 from gankd.sweep.tables import gain_table, score_table, seeds_table, trial_table
+from gankd.tracking.provenance import DataInput
 from gankd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ def open_tracker(sweep: Sweep) -> Tracker:
         sweep.name,
         EventReader(sweep.records.events),
         here / "mlruns" / ".sent" / f"{sweep.name}.json",
+        data_input(sweep),
     )
     tags = {
         "gankd.method": sweep.method.name,
@@ -90,6 +95,22 @@ def open_tracker(sweep: Sweep) -> Tracker:
     return tracker
 
 
+def data_input(sweep: Sweep) -> DataInput:
+    """The sweep's data as its runs show it."""
+    config = sweep.config.data
+    data = load(config)
+    parts = {"train": data.train, "validation": data.val, "test": data.test_part}
+    package = "torchvision" if config.name in VISION else "scikit-learn"
+    return DataInput(
+        name=sweep.dataset,
+        fingerprint=sweep.fingerprint,
+        source=config.path or package,
+        image_shape=data.train.images.shape[1:],
+        images={part: len(split) for part, split in parts.items() if split is not None},
+        in_all_trials=not any(knob.startswith("data.") for knob in sweep.space.samplers),
+    )
+
+
 def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[str, float]:
     import ray
 
@@ -98,6 +119,8 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
     have = start_ray(address)
     stack.callback(ray.shutdown)
     check_fits(sweep.request.resources(sweep.request.workers), have, "a trial")
+    obtain(Store(sweep.storage), sweep.config.data, sweep.fingerprint)  # once for all; the private copy is given back
+    load.cache_clear()
     if sweep.shared():
         check_fits(sweep.request.shared_resources(), have, "the shared stages")
     return have

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ def register(
     mode: str,
     facts: Mapping[str, Any],
     run_id: str,
+    shown_by: Iterable[str] = (),
     tags: Mapping[str, Any] | None = None,
 ) -> Registered:
     """Make the network a version of the registered model `name`, unless the artifact `key` is one already.
@@ -72,6 +73,7 @@ def register(
         facts: all that this number depends on (metric, data, extractor, architecture, ...), as JSON can hold it: the alias
             `champion` moves only between versions for which they are equal.
         run_id: the run that made the network; the version points to it.
+        shown_by: further runs in whose *Models* column the version stands.
         tags: what else the version should tell (method, config, the key of its partner).
 
     Raises UserError when the store cannot be reached.
@@ -88,6 +90,7 @@ def register(
         }
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
         version = known[0] if known else _new_version(uri, client, name, *network(), folder(), run_id, texts)
+        _show_model(client, version, shown_by)
         reason = _why_no_champion(client, name, version, metrics[metric], facts, mode)
         alias = "challenger" if reason else "champion"
         client.set_registered_model_alias(name, alias, version.version)
@@ -129,6 +132,20 @@ def _new_version(
     # A server finds the model by its id; without one MLflow would look it up in the process-wide tracking store.
     source = f"models:/{logged.model_id}" if uri.startswith(("http://", "https://")) else logged.artifact_location
     return client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
+
+
+def _show_model(client: Any, version: Any, runs: Iterable[str]) -> None:
+    """Make the version's logged model an output of the runs, once each: MLflow's own store refuses a second time."""
+    from mlflow.entities import LoggedModelOutput
+
+    of_version = [model for model in _models_of(client, version.run_id) if model in version.source]
+    for run in runs:
+        if new := set(of_version) - set(_models_of(client, run)):
+            client.log_outputs(run, [LoggedModelOutput(model, 0) for model in new])
+
+
+def _models_of(client: Any, run_id: str) -> list[str]:
+    return [output.model_id for output in client.get_run(run_id).outputs.model_outputs]
 
 
 def export(network: nn.Module, example: tuple[Tensor, ...], path: Path, meta: Any = None) -> None:

@@ -14,8 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gankd.tracking.provenance import DataInput, source_tags
+
 METRICS_PER_BATCH, PARAMS_PER_BATCH, PARAM_CHARS, TAG_CHARS = 1000, 100, 500, 5000  # MLflow's limits or below them
 THUMBNAIL_PX = 256
+# Pages for training, not for GenAI. MLflow 3.17 goes by the address alone (`gankd.tracking.pages`), other versions by this.
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 # Errors by which a server that is there says no to what was sent: sending it again would not help.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"}
 
@@ -25,27 +29,32 @@ _log = logging.getLogger(__name__)
 class Runs:
     """Runs of one experiment, seen from one sweep. Metrics wait for `flush`; all else is sent at once."""
 
-    def __init__(self, client: Any, experiment_id: str, sweep: str) -> None:
-        self.client, self.experiment_id, self.sweep = client, experiment_id, sweep
+    def __init__(self, client: Any, experiment_id: str, sweep: str, data: DataInput | None = None) -> None:
+        self.client, self.experiment_id, self.sweep, self.data = client, experiment_id, sweep, data
         self._ids: dict[tuple[str, str], str] = {}  # (kind, name) -> run id
         self._params: dict[str, set[str]] = {}
         self._ended: dict[str, int] = {}  # run id -> ms
         self._unsent: dict[str, list[tuple[str, float, int, int]]] = {}  # run id -> (name, value, time, step)
         self._last: dict[tuple[str, str], tuple[int, float]] = {}  # (run id, metric) -> last (step, value) accepted
         self._pictures: set[str] = set()
+        self._with_data: set[str] = set()  # ids of runs that have `data` as their input
 
     @staticmethod
-    def open(uri: str, experiment: str, artifact_root: Path, sweep: str) -> Runs:
+    def open(uri: str, experiment: str, artifact_root: Path, sweep: str, data: DataInput | None = None) -> Runs:
         """Open (make, migrate) the tracking store and the experiment. Raises what MLflow raises."""
         client = mlflow_client(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             on_server = uri.startswith(("http://", "https://", "databricks"))
             place = None if on_server else artifact_root.absolute().as_uri()
-            return Runs(client, client.create_experiment(experiment, artifact_location=place), sweep)
+            made = client.create_experiment(experiment, artifact_location=place, tags=EXPERIMENT_KIND)
+            return Runs(client, made, sweep, data)
         if found.lifecycle_stage != "active":
             raise ValueError(f"experiment {experiment!r} is deleted there; restore it or use another store")
-        return Runs(client, found.experiment_id, sweep)
+        for tag, kind in EXPERIMENT_KIND.items():
+            if tag not in found.tags:
+                client.set_experiment_tag(found.experiment_id, tag, kind)
+        return Runs(client, found.experiment_id, sweep, data)
 
     # Finding and making.
 
@@ -82,7 +91,7 @@ class Runs:
 
     def _make(self, kind: str, name: str, title: str, tags: Mapping[str, Any]) -> str:
         own = {"gankd.kind": kind, "gankd.sweep": self.sweep, "gankd.key" if kind == "stage" else f"gankd.{kind}": name}
-        texts = {key: str(value)[:TAG_CHARS] for key, value in {**own, **tags}.items()}
+        texts = {key: str(value)[:TAG_CHARS] for key, value in {**source_tags(), **own, **tags}.items()}
         run = self.client.create_run(self.experiment_id, tags=texts, run_name=title)
         self._remember(kind, name, run)
         return run.info.run_id
@@ -94,13 +103,16 @@ class Runs:
         self._ended[run_id] = run.info.end_time or 0
         for metric in run.data.to_proto().metrics:
             self._last[run_id, metric.key] = (metric.step, metric.value)
+        inputs = run.inputs.dataset_inputs if run.inputs else []
+        if self.data and any((each.dataset.name, each.dataset.digest) == (self.data.name, self.data.digest) for each in inputs):
+            self._with_data.add(run_id)
 
     # Writing.
 
     def begin(
         self, run_id: str, time_ms: int, params: Mapping[str, Any], tags: Mapping[str, Any], title: str | None = None
     ) -> str:
-        """Set the run going (unless it ended after `time_ms`: then this is old news) with params and tags; its id."""
+        """Set the run going (unless it ended after `time_ms`: then this is old news) with params, tags and data; its id."""
         from mlflow.entities import Param
 
         if time_ms > self._ended[run_id]:
@@ -111,7 +123,15 @@ class Runs:
             self.client.log_batch(run_id, params=part)
             self._params[run_id] |= {param.key for param in part}
         self.tag(run_id, tags)
+        self._log_data(run_id)
         return run_id
+
+    def _log_data(self, run_id: str) -> None:
+        if self.data is None or run_id in self._with_data:
+            return
+        if self.data.in_all_trials or run_id == self._ids.get(("sweep", self.sweep)):
+            self.client.log_inputs(run_id, datasets=[self.data.to_mlflow()])
+            self._with_data.add(run_id)
 
     def tag(self, run_id: str, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag

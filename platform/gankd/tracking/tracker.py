@@ -27,6 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from gankd.errors import UserError
 from gankd.store.events import Cursor, Event, EventReader
+from gankd.tracking.provenance import DataInput, source_tags
 from gankd.tracking.runs import Runs, is_refusal, stage_title
 
 PERIOD_S = 2.0  # between two pumps
@@ -46,16 +47,24 @@ class Tracker:
         sweep: name of the sweep; a sweep that is resumed finds its runs by it.
         reader: where the events are.
         cursor_path: file that remembers which events were accepted.
+        data: the data set that the runs are shown with.
 
     Raises UserError when the tracking store cannot be opened. Afterwards no method raises because the server is away.
     """
 
     def __init__(
-        self, uri: str, experiment: str, artifact_root: Path, sweep: str, reader: EventReader, cursor_path: Path
+        self,
+        uri: str,
+        experiment: str,
+        artifact_root: Path,
+        sweep: str,
+        reader: EventReader,
+        cursor_path: Path,
+        data: DataInput | None = None,
     ) -> None:
         self.uri, self.sweep, self.reader, self.cursor_path = uri, sweep, reader, cursor_path
         try:
-            self.runs = Runs.open(uri, experiment, artifact_root, sweep)
+            self.runs = Runs.open(uri, experiment, artifact_root, sweep, data)
         except Exception as error:
             raise unreachable(uri, error) from error
         self._cursor: Cursor = json.loads(cursor_path.read_text()) if cursor_path.exists() else {}
@@ -75,7 +84,7 @@ class Tracker:
     def open_sweep(self, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
         """Make the sweep's run, or open it again; its id. Raises UserError when the server does not answer."""
         try:
-            return self.runs.begin(self.runs.sweep_run(tags), int(time.time() * 1000), params, tags)
+            return self.runs.begin(self.runs.sweep_run(tags), int(time.time() * 1000), params, {**source_tags(), **tags})
         except Exception as error:
             raise unreachable(self.uri, error) from error
 
@@ -84,7 +93,11 @@ class Tracker:
         self._found[key] = manifest
 
     def run_of(self, *, trial: str = "", key: str = "") -> str:
-        """Id of the run of a trial, of a stage key, or of the sweep."""
+        """Id of the run of a trial, of a stage key, or of the sweep; made where missing."""
+        with self._lock:  # or the thread that pumps would make it too
+            return self._run_of(key, trial)
+
+    def _run_of(self, key: str, trial: str) -> str:
         return self.runs.stage_run(key) if key else self.runs.trial_run(trial) if trial else self.runs.sweep_run({})
 
     def finish(self, status: str = "finished") -> bool:
@@ -185,7 +198,7 @@ class Tracker:
             _log.warning("MLflow does not take an event %s: %s", event["kind"], _first_line(error))
 
     def _target(self, event: Event) -> str:
-        return self.run_of(key=event.get("key") or "", trial=event.get("trial") or "")
+        return self._run_of(event.get("key") or "", event.get("trial") or "")
 
     def _on_stage_start(self, event: Event) -> None:
         key, stage, trial = event["key"], event["stage"], event.get("trial")
