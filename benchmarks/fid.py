@@ -23,7 +23,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from gankd.metrics.frechet import frechet_distance, frechet_distance_of_few
+from gankd.metrics.frechet import frechet_distance
 from gankd.metrics.kernel import KID_SEED, kernel_distance
 from gankd.metrics.manifold import manifold_metrics
 from gankd.metrics.moments import Moments
@@ -65,8 +65,6 @@ def plain_kid(real: Tensor, fake: Tensor) -> float:
 
 
 def our_fid(real: Tensor, fake: Tensor) -> float:
-    if min(len(real), len(fake)) <= real.shape[1]:
-        return frechet_distance_of_few(real, fake)
     return frechet_distance(Moments.of(real), Moments.of(fake))
 
 
@@ -91,7 +89,7 @@ def main() -> None:
     count, dim = (int(given) if given else default for given, default in zip([*sys.argv[1:], "", ""], (5000, 2048)))
     real, fake = features(count, dim, 1, 1.0), features(count, dim, 2, 1.1)
     pairs = {
-        "fid": (our_fid, plain_fid, 1e-6),
+        "fid": (our_fid, plain_fid, 1e-6 if count > dim else 1e-4),  # of a singular product numpy has fewer digits
         "precision, recall": (our_prc, plain_prc, 1e-3),
         "kid": (our_kid, plain_kid, 1e-6),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from gankd.sweep.plan import Sweep, prepare, request_of
 from gankd.sweep.points import BLOCK, different_points, draw_points
@@ -110,9 +109,11 @@ def test_tune_is_handed_the_points_in_their_order(tmp_path: Path) -> None:
 
 
 def test_bf16_in_hardware_that_is_not_used_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cpu = tmp_path / "cpuinfo"
+    cpu.write_text("flags : fpu avx512_bf16")
+    monkeypatch.setattr("gankd.sweep.remarks.CPU", cpu)
+    monkeypatch.setattr("gankd.sweep.remarks.NVIDIA", tmp_path / "none")
     monkeypatch.setattr("gankd.sweep.remarks.BF16_PIXELS", 8)  # the digits' size
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     space = "'student.lr': tune.uniform(0.1, 1)"
     sweep = sweep_of(tmp_path, space, 2)
     (said,) = remarks(sweep, this_machine=True)
@@ -125,6 +126,5 @@ def test_bf16_in_hardware_that_is_not_used_is_said(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("gankd.sweep.remarks.BF16_PIXELS", 32)
     assert remarks(sweep, this_machine=True) == []
     monkeypatch.setattr("gankd.sweep.remarks.BF16_PIXELS", 8)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    cpu.write_text("flags : fpu avx2")
     assert remarks(sweep, this_machine=True) == []

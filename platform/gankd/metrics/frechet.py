@@ -34,6 +34,9 @@ def frechet_distance(a: Moments, b: Moments, factor_a: Tensor | None = None) -> 
     """
     if a.dim != b.dim:
         raise ValueError(f"features of {a.dim} and {b.dim} numbers do not compare")
+    if b.count < a.count and b.count <= b.dim:
+        # The factor of the smaller rank: the other one's would give eigenvalues 0, and their roots are nothing but rounding.
+        a, b, factor_a = b, a, None
     factor = covariance_factor(a.covariance) if factor_a is None else factor_a
     product = factor.T @ b.covariance @ factor
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
@@ -42,7 +45,7 @@ def frechet_distance(a: Moments, b: Moments, factor_a: Tensor | None = None) -> 
 
 
 def frechet_distance_of_few(a: Tensor, b: Tensor) -> float:
-    """From features (N, d) and (M, d): for fewer samples than dimensions, where the covariances are singular.
+    """From features (N, d) and (M, d): quicker for much fewer samples than dimensions.
 
     Tr (A B)^(1/2) is the nuclear norm of X Y^T / sqrt((N - 1)(M - 1)), X and Y the centred features: no d x d matrix, and no
     square roots of eigenvalues that should be 0.

@@ -211,10 +211,7 @@ def _collected(extractor: Extractor, count: int, own: Features, seen: int, ctx: 
 
 
 def fid(real: Features, fake: Features) -> float:
-    """FID in the form that is stable for this many images."""
-    complete = len(real.rows) == real.count and len(fake.rows) == fake.count
-    if complete and min(real.count, fake.count) <= real.moments.dim:
-        return frechet_distance_of_few(real.rows, fake.rows)
+    """FID of all images seen; the factor of the real side is kept for the next."""
     return frechet_distance(real.moments, fake.moments, real.covariance_factor)
 
 

@@ -19,6 +19,7 @@ from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
 from gankd.naming import changed_code, name_artifacts
 from gankd.pictures import trial_curves
+from gankd.prepared_data import obtain
 from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
 from gankd.sweep.conclusion import Conclusion, draw_conclusion, summary, validation_curves, what_numbers_depend_on
@@ -118,6 +119,8 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
     have = start_ray(address)
     stack.callback(ray.shutdown)
     check_fits(sweep.request.resources(sweep.request.workers), have, "a trial")
+    obtain(Store(sweep.storage), sweep.config.data, sweep.fingerprint)  # once for all; the private copy is given back
+    load.cache_clear()
     if sweep.shared():
         check_fits(sweep.request.shared_resources(), have, "the shared stages")
     return have

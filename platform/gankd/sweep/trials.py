@@ -64,7 +64,7 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
 
 def _is_current(sweep: Sweep, record: TrialRecord) -> bool:
     """Whether a trial's artifacts are those that it would make today: of this data, by this code."""
-    return record.status == "failed" or record.keys == Pipeline(sweep.job(record.knobs, record.trial)).keys
+    return record.status == "failed" or record.keys == Pipeline(sweep.job(record.knobs, record.trial)).trial_keys
 
 
 def _fit(
@@ -217,7 +217,7 @@ def inherited(sweep: Sweep, points: Mapping[str, Point]) -> list[TrialRecord]:
     return [
         latest[trial]
         for trial, knobs in points.items()
-        if trial in latest and trial not in own and latest[trial].keys == Pipeline(sweep.job(knobs, trial)).keys
+        if trial in latest and trial not in own and latest[trial].keys == Pipeline(sweep.job(knobs, trial)).trial_keys
     ]
 
 
@@ -241,7 +241,7 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord]
     record = TrialRecord(trial=trial, knobs=knobs)
     events = EventWriter(sweep.records.events, f"trial-{trial}")
     try:
-        record.keys = Pipeline(sweep.job(knobs, trial)).keys
+        record.keys = Pipeline(sweep.job(knobs, trial)).trial_keys
         sweep.records.save_trial(record)
         events.emit("trial_start", trial=trial, params=flatten(sweep.config_of(knobs)), keys=record.keys, searched=knobs)
         record.metrics = train(record)
