@@ -32,6 +32,14 @@ GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 Done = subprocess.CompletedProcess[str]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, and so do all that look at the sweep of the fixture `smoke`: it is run once."""
+    for item in items:
+        shared = "smoke" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("smoke" if shared else str(item.path.relative_to(ROOT))))
+
+
 class Workplace:
     """A folder in which commands run as a user runs them: single-threaded, with their own storage and tracking.
 

@@ -36,10 +36,10 @@ def pretrain(
     old, _ = old_and_new(task, data, pretrained=cfg.checkpoint is not None)
     if cfg.checkpoint:
         return _imported(ctx, cfg, data)
+    networks = build_gan(cfg, of_these(data, old))  # before any other network: what it draws must not hang on how they are built
     extractor = extractor_of(feature_classifier, ctx.device)
     looking = QualityConfig(images=cfg.evaluation_images)
     against = RealSide(extractor, real_features(ctx, looking, of_classes(data.val, old), extractor), old)
-    networks = build_gan(cfg, of_these(data, old))
     training = gan_training(ctx, cfg, cfg.g_lr, *networks, renumbered(data.train, old))
     return finish(ctx, training, fit_gan(ctx, training, against))
 

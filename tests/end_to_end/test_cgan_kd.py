@@ -54,8 +54,8 @@ def test_it_prints_the_trials_the_scores_and_the_registered_models(smoke: SmokeS
     for stage in ("teacher", "baseline", "control", "student"):
         assert re.search(rf"│ {stage} +│ accuracy +│ +\d+\.\d\d │ +\d+\.\d\d │", out), stage
     assert "gain: student over control, each the best of 2 trials by validation" in out
-    for knobs, metric in (("preset", "val"), ("tuned", "val"), ("tuned", "test")):
-        assert re.search(rf"│ {knobs} +│ {metric}_accuracy +│ +\d+\.\d\d │ +\d+\.\d\d │ +[+-]\d+\.\d\d │", out), (knobs, metric)
+    for at, metric in (("preset", "val"), ("tuned", "val"), ("tuned", "test")):
+        assert re.search(rf"│ {at} +│ {metric}_accuracy +│ +\d+\.\d\d │ +\d+\.\d\d │ +[+-]\d+\.\d\d │", out), (at, metric)
     assert "registered digits-generator version 1 (champion; quality/fid_classifier" in out
     assert "registered digits-student version 1 (champion; student/val_accuracy" in out
     assert "Configuration for experiment" not in out  # Tune's own display

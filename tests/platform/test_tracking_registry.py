@@ -169,6 +169,9 @@ def test_the_sweep_shows_its_models_once(store: Store) -> None:
     (new,) = set(shown()) - set(before)
     assert len(shown()) == len(before) + 1
     assert new in store.runs.client.get_model_version("digits-student", "1").source
+    logged = store.runs.client.get_logged_model(new)
+    assert logged.source_run_id == store.runs.sweep_run({})
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "digits-student", "version": 1}]
 
 
 def test_load_gives_the_recipe_and_the_weights(store: Store) -> None:

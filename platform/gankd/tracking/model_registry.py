@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ def register(
     mode: str,
     facts: Mapping[str, Any],
     run_id: str,
-    shown_by: Iterable[str] = (),
+    shown_by: Sequence[str] = (),
     tags: Mapping[str, Any] | None = None,
 ) -> Registered:
     """Make the network a version of the registered model `name`, unless the artifact `key` is one already.
@@ -73,7 +73,7 @@ def register(
         facts: all that this number depends on (metric, data, extractor, architecture, ...), as JSON can hold it: the alias
             `champion` moves only between versions for which they are equal.
         run_id: the run that made the network; the version points to it.
-        shown_by: further runs in whose *Models* column the version stands.
+        shown_by: further runs that show the version among their models; in MLflow's table of runs the first one does.
         tags: what else the version should tell (method, config, the key of its partner).
 
     Raises UserError when the store cannot be reached.
@@ -89,7 +89,7 @@ def register(
             "gankd.comparable": json.dumps(facts, sort_keys=True),
         }
         texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
-        version = known[0] if known else _new_version(uri, client, name, *network(), folder(), run_id, texts)
+        version = known[0] if known else _new_version(uri, client, name, *network(), folder(), [run_id, *shown_by], texts)
         _show_model(client, version, shown_by)
         reason = _why_no_champion(client, name, version, metrics[metric], facts, mode)
         alias = "challenger" if reason else "champion"
@@ -108,15 +108,16 @@ def _new_version(
     network: nn.Module,
     example: tuple[Tensor, ...],
     folder: Path,
-    run_id: str,
+    runs: Sequence[str],
     tags: dict[str, str],
 ) -> Any:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
-    run = client.get_run(run_id)
+    run_id, experiment_id = runs[0], client.get_run(runs[0]).info.experiment_id
     role = name.rpartition("-")[2]
-    logged = client.create_logged_model(run.info.experiment_id, name=role, source_run_id=run_id, tags=tags)
+    # The table of runs shows a logged model beside its source run alone: the sweep rather than a stage far below it.
+    logged = client.create_logged_model(experiment_id, name=role, source_run_id=runs[:2][-1], tags=tags)
     meta = Model(artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id)
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "model"
@@ -131,7 +132,10 @@ def _new_version(
         client.create_registered_model(name)
     # A server finds the model by its id; without one MLflow would look it up in the process-wide tracking store.
     source = f"models:/{logged.model_id}" if uri.startswith(("http://", "https://")) else logged.artifact_location
-    return client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
+    version = client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
+    link = json.dumps([{"name": name, "version": version.version}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
+    return version
 
 
 def _show_model(client: Any, version: Any, runs: Iterable[str]) -> None:
