@@ -21,8 +21,15 @@ install: .venv/installed
 tune: install
 	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
 
+# Two processes take whole files in order, the end-to-end tests first: a long one begun last would leave a core idle.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+# The inner loop: what starts no Ray, no server and no browser.
+test-unit: install
+	$(PYTEST) tests/unit tests/methods tests/golden
+
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,13 +15,17 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gankd.context import Context
 from gankd.models import build
-from gankd.stages.gan import GANHyperparameters, GANTraining
+from gankd.stages.gan import GANTraining
+from gankd.stages.sections import GanTrainingConfig
 
 CLASSES, WIDTH, DIM_Z, SIZE = 10, 64, 128, 32
 
@@ -195,8 +199,9 @@ def pair(
     plain_generator, plain_discriminator = PlainGenerator().to(device), PlainDiscriminator().to(device)
     plain_generator.load_state_dict(generator.state_dict())
     plain_discriminator.load_state_dict(discriminator.state_dict())
-    hyperparameters = GANHyperparameters(batch=batch, discriminator_steps=1, ema_start=0, precision=precision)
-    training = GANTraining(generator, discriminator, real_batch, hyperparameters)
+    cfg = GanTrainingConfig(batch=batch, d_steps=1, ema_start=0, precision=precision, diffaugment=())
+    ctx = Context("gan", "benchmark", 0, Path(), cast(Any, None), device)
+    training = GANTraining(ctx, cfg, 2e-4, generator, discriminator, real_batch)
 
     def ours(step: int, rng: torch.Generator) -> list[Tensor]:
         metrics = training.step(step, rng)

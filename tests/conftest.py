@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.pipeline import Job, run
@@ -22,10 +23,21 @@ from gankd.store.events import EventReader
 from gankd.sweep.records import SweepRecords
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A busy machine is no fault of the code, and the same code is given the same examples.
+settings.register_profile("gankd", deadline=None, derandomize=True)
+settings.load_profile("gankd")
 ROOT = Path(__file__).parents[1]
 GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 
 Done = subprocess.CompletedProcess[str]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, and so do all that look at the sweep of the fixture `smoke`: it is run once."""
+    for item in items:
+        shared = "smoke" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("smoke" if shared else str(item.path.relative_to(ROOT))))
 
 
 class Workplace:

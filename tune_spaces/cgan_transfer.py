@@ -2,7 +2,7 @@
 
 from ray import tune
 
-METRIC, MODE = "ft/fid_classifier", "min"
+METRIC, MODE = "quality_ft/fid_classifier", "min"
 
 SPACE = {
     # Both penalties shrink what belongs to a class, so they are searched together.
@@ -10,6 +10,7 @@ SPACE = {
     "bn.res_l2_scale": tune.loguniform(1e-3, 10.0),
     # Few parameters are trained in BN: it takes larger rates than FT, the larger the shorter it is.
     "bn.g_lr": tune.loguniform(1e-3, 5e-2),
+    # Plain fine-tuning has this rate too: the control is tuned as the method is.
     "ft.g_lr": tune.loguniform(2e-5, 4e-4),
     # This one is the controls' too, which are trained anew for each value.
     "training.d_steps": tune.choice([2, 4]),

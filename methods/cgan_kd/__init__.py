@@ -41,7 +41,7 @@ METHOD = Method(
         Stage(
             "biggan",
             "gankd.stages.generator:train_generator",
-            inputs=("feature_classifier", "real_statistics"),
+            inputs=("feature_classifier",),
             check=f"{CHECKS}:check_gan",
             shares=("batch",),
         ),
@@ -78,8 +78,19 @@ METHOD = Method(
     mode="max",
     watched="student",
     length="student.steps",
-    roles={"teacher": "teacher", "baseline": "baseline", "control": "control", "student": "student", "generator": "biggan"},
+    roles={
+        "extractor": "feature_classifier",
+        "teacher": "teacher",
+        "baseline": "baseline",
+        "control": "control",
+        "student": "student",
+        "generator": "biggan",
+    },
     gain=Gain("student", "control", "val_accuracy", tests=("test_student", "test_control", "test_accuracy")),
     registered={"generator": "quality/fid_classifier", "student": "student/val_accuracy"},
+    networks={
+        "feature_extractor": "methods.cgan_kd.networks:FeatureExtractor",
+        "density_ratio": "methods.cgan_kd.networks:DensityRatio",
+    },
     space="tune_spaces.cgan_kd",
 )

@@ -90,6 +90,11 @@ class SamplesConfig(Section):
         origin="cDR-RS code",
     )
 
+    @property
+    def draw_limit(self) -> int:
+        """Fakes of a class after which sampling is given up: burn-in, filter's burn-in and what is wanted."""
+        return self.burn_in + self.max_draws * (self.filter_burn_in + self.per_class)
+
 
 class StudentConfig(Section):
     """M3: the student on real and processed fake images. `control` is the same without the fakes."""

@@ -7,18 +7,41 @@ Shahbazi, Huang, Paudel, Chhatkuli, Van Gool: Efficient Conditional GAN Transfer
 from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
-from gankd.stages.sections import GENERATED_ONLY
+from gankd.stages.sections import GENERATED_ONLY, GanNetworkConfig
 from methods.cgan_transfer.config import CganTransferConfig
 
 STAGES = "methods.cgan_transfer.stages"
 CHECKS = "methods.cgan_transfer.checks"
-NEW = ("task", "training", "quality")
-# Of the pretraining's knobs: a GAN trained from scratch has its networks and learning rates, and the transfer's length.
-ONLY_PRETRAINING = frozenset({
-    "checkpoint", "discriminator_checkpoint", "steps", "batch", "accumulations", "d_steps", "beta1", "beta2", "adam_eps",
-    "ema_decay", "ema_start", "orthogonal", "diffaugment", "flip", "sample_grids", "evaluations", "evaluation_images", "keep",
-    "sync_batch_norm", "precision",
-})  # fmt: skip
+QUALITY = "gankd.stages.quality"
+CLASSES = ("task.old_classes", "task.new_classes")
+MEASURES = ("feature_classifier", "real_statistics")
+# A GAN trained from scratch has pretraining's networks and learning rates; all else is as in the transfer.
+OF_PRETRAINING = tuple(f"pretrain.{knob}" for knob in (*GanNetworkConfig.model_fields, "g_lr", "d_lr"))
+
+
+def transfer(
+    name: str, inputs: tuple[str, ...], section: str = "", sections: tuple[str, ...] = (), check: str = "check_transfer"
+) -> Stage:
+    """A stage that trains a generator of the new classes."""
+    return Stage(
+        name,
+        f"{STAGES}:train_{name}",
+        inputs=(*inputs, "feature_classifier"),
+        section=section,
+        sections=("task", "training", *sections),
+        check=f"{CHECKS}:{check}",
+        shares=("training.batch",),
+    )
+
+
+def measured(generator: str) -> tuple[Stage, Stage]:
+    """The stages that measure a generator, on validation images and, of what is chosen, on test images."""
+    check = "gankd.stages.checks:check_quality"
+    return (
+        Stage(f"quality_{generator}", f"{QUALITY}:score_generator", (*MEASURES, generator), section="quality", check=check),
+        Stage(f"test_{generator}", f"{QUALITY}:test_generator", ("feature_classifier", generator), section="quality", test=True),
+    )
+
 
 METHOD = Method(
     name="cgan_transfer",
@@ -31,14 +54,7 @@ METHOD = Method(
             "gankd.stages.classifier:train_classifier",
             check="gankd.stages.checks:check_classifier",
             shares=("batch",),
-        ),
-        Stage(
-            "pretrain",
-            f"{STAGES}:pretrain",
-            inputs=("feature_classifier",),
-            sections=("task", "quality"),
-            check=f"{CHECKS}:check_pretrain",
-            shares=("batch",),
+            per_seed=False,
         ),
         Stage(
             "real_statistics",
@@ -46,52 +62,35 @@ METHOD = Method(
             inputs=("feature_classifier",),
             section="quality",
             ignores=GENERATED_ONLY,
-            sections=("task",),
+            sections=CLASSES,
+            per_seed=False,
         ),
         Stage(
-            "bn",
-            f"{STAGES}:train_bn",
-            inputs=("pretrain", "feature_classifier", "real_statistics"),
-            sections=NEW,
-            check=f"{CHECKS}:check_bn",
-            shares=("training.batch",),
+            "pretrain",
+            f"{STAGES}:pretrain",
+            inputs=("feature_classifier",),
+            sections=CLASSES,
+            check=f"{CHECKS}:check_pretrain",
+            shares=("batch",),
         ),
-        Stage(
-            "ft",
-            f"{STAGES}:train_ft",
-            inputs=("bn", "feature_classifier", "real_statistics"),
-            sections=NEW,
-            check=f"{CHECKS}:check_transfer",
-            shares=("training.batch",),
-        ),
-        # The controls: as many steps as BN and FT together, on the same images, without the method.
-        Stage(
-            "finetune",
-            f"{STAGES}:train_finetune",
-            inputs=("pretrain", "feature_classifier", "real_statistics"),
-            sections=NEW,
-            check=f"{CHECKS}:check_transfer",
-            shares=("training.batch",),
-        ),
-        Stage(
-            "scratch",
-            f"{STAGES}:train_scratch",
-            inputs=("feature_classifier", "real_statistics"),
-            section="pretrain",
-            ignores=ONLY_PRETRAINING,
-            sections=NEW,
-            check=f"{CHECKS}:check_transfer",
-            shares=("training.batch",),
-        ),
+        transfer("bn", ("pretrain",), check="check_bn"),
+        transfer("ft", ("bn",)),
+        # The controls: as many steps as BN and FT together, on the same images, without the method. Fine-tuning has FT's rate.
+        transfer("finetune", ("pretrain",), section="ft"),
+        transfer("scratch", (), sections=OF_PRETRAINING),
+        *measured("bn"),
+        *measured("ft"),
+        *measured("finetune"),
+        *measured("scratch"),
     ),
     presets=Path(__file__).parent / "presets",
-    objective="ft/fid_classifier",
+    objective="quality_ft/fid_classifier",
     mode="min",
     watched="ft",
     length="training.steps",
-    roles={"control": "finetune", "generator": "ft"},
-    gain=Gain("ft", "finetune", "fid_classifier"),
-    registered={"generator": "ft/fid_classifier"},
+    roles={"extractor": "feature_classifier", "control": "finetune", "generator": "ft"},
+    gain=Gain("quality_ft", "quality_finetune", "fid_classifier", tests=("test_ft", "test_finetune", "test_fid_classifier")),
+    registered={"generator": "quality_ft/fid_classifier"},
     pretrained="methods.cgan_transfer.config:knobs_of_pretrained",
     space="tune_spaces.cgan_transfer",
 )

@@ -10,15 +10,14 @@ import numpy as np
 from gankd.config import Section
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.stages.checks import check_gan, check_quality
-from gankd.stages.sections import QualityConfig
+from gankd.stages.checks import check_gan
 from methods.cgan_transfer.config import BnConfig, PretrainConfig, TaskConfig, TrainingConfig
-from methods.cgan_transfer.task import new_images, of_classes, old_and_new
+from methods.cgan_transfer.task import new_images, old_and_new, renumbered
 
 log = logging.getLogger(__name__)
 
 
-def check_pretrain(name: str, cfg: PretrainConfig, data: DataSet, task: TaskConfig, quality: QualityConfig) -> None:
+def check_pretrain(name: str, cfg: PretrainConfig, data: DataSet, task: TaskConfig) -> None:
     """The classes are there, and the networks exist, or the checkpoints fit."""
     check_gan(name, cfg, data)
     old, _ = old_and_new(task, data, pretrained=cfg.checkpoint is not None)
@@ -32,20 +31,19 @@ def check_pretrain(name: str, cfg: PretrainConfig, data: DataSet, task: TaskConf
 
 
 def check_transfer(
-    name: str, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig
+    name: str, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, **further: Section
 ) -> None:
     """There are images of the new classes, enough for what is asked, and for measuring."""
-    check_quality("quality", quality, data)
     _, new = old_and_new(task, data, pretrained=True)
     check_validation(data, new, "new")
-    counts = np.bincount(of_classes(data.train, new).labels, minlength=len(new))
+    counts = np.bincount(renumbered(data.train, new).labels, minlength=len(new))
     for number, count in zip(new, counts.tolist(), strict=True):
         if count < max(1, task.images_per_class):
             raise UserError(
                 f"class {data.class_names[number]!r} has {count} training images, but task.images_per_class is "
                 f"{task.images_per_class}; choose at most {count}, or leave the class out"
             )
-    available = len(new_images(task, data, new))
+    available = len(new_images(task, data)[0])
     if available < training.batch:
         say_once(
             f"the new classes have {available} training images together, fewer than training.batch = {training.batch}: "

@@ -9,7 +9,14 @@ from pydantic import model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
-from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, GanConfig, Precision, QualityConfig, check_micro_batches
+from gankd.stages.sections import (
+    FEATURE_CLASSIFIER,
+    ClassifierConfig,
+    GanConfig,
+    GanTrainingConfig,
+    QualityConfig,
+    check_micro_batches,
+)
 
 SCRIPT = "cGANTransfer CIFAR script"
 Classes = tuple[int | str, ...]
@@ -40,36 +47,35 @@ class TaskConfig(Section):
         return self
 
 
-class TrainingConfig(Section):
+class TrainingConfig(GanTrainingConfig):
     """What both stages of the transfer and their controls share: data, discriminator, length."""
 
     steps: int = knob(5000, "generator steps of both stages together, and of either control", unit="steps", origin="ours", ge=2)
     batch: int = knob(50, "images per update over all workers", unit="images", origin=SCRIPT, ge=2)
-    accumulations: int = knob(1, "micro-batches per update", origin=SCRIPT, ge=1, le=1024)
     d_steps: int = knob(4, "discriminator updates per generator update", origin=f"{SCRIPT}'s flag; its loop takes 1", ge=1, le=32)
-    d_lr: float = knob(2e-4, "discriminator's learning rate", origin=SCRIPT, gt=0, le=1)
     d_frozen_blocks: int = knob(
         0, "blocks of the discriminator, from the image, that stay as pretrained", origin="FreezeD", ge=0, le=6
     )
-    beta1: float = knob(0.0, "Adam's first decay", origin=SCRIPT, ge=0, lt=1)
-    beta2: float = knob(0.999, "Adam's second decay", origin=SCRIPT, gt=0, lt=1)
-    adam_eps: float = knob(1e-8, "Adam's epsilon", origin=SCRIPT, gt=0, lt=1)
     ema_decay: float = knob(0.999, "decay of the generator's moving average; 0 = none, as the authors", origin="ours", ge=0, lt=1)
+    ema_start: int = knob(0, "steps before which the average is the live generator", unit="steps", origin="ours", ge=0)
     diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = knob(
         (), "differentiable augmentation of what D sees", origin=SCRIPT
     )
     flip: bool = knob(False, "random horizontal flips of real images", origin=SCRIPT)
-    evaluations: int = knob(10, "evaluations of either stage, each with a sample grid", origin="every 100 steps", ge=1, le=1000)
+    sample_grids: int = knob(10, "sample grids of either stage", origin="every 100 steps", ge=0, le=100)
+    evaluations: int = knob(10, "evaluations of either stage", origin="every 100 steps", ge=1, le=1000)
     keep: Literal["last", "best"] = knob(
         "best", "which averaged generator is the artifact: the last, or that of the lowest FID on validation", origin="authors"
     )
-    sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
-    precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
         check_micro_batches("training.", self.batch, self.accumulations)
         return self
+
+    def lasting(self, steps: int, **changes: float) -> Self:
+        """The same for a stage of `steps` steps."""
+        return self.model_copy(update={"steps": steps, **changes})
 
 
 class PretrainConfig(GanConfig):
@@ -116,7 +122,7 @@ class BnConfig(Section):
 
 
 class FtConfig(Section):
-    """Stage FT: everything else is trained, the combinations stay. The control `finetune`: everything is."""
+    """Stage FT: everything else is trained, the combinations stay; its control, plain fine-tuning: everything is."""
 
     g_lr: float = knob(2e-4, "generator's learning rate", origin=SCRIPT, gt=0, le=1)
 
@@ -129,7 +135,6 @@ class CganTransferConfig(MethodConfig):
     pretrain: PretrainConfig = PretrainConfig()
     bn: BnConfig = BnConfig()
     ft: FtConfig = FtConfig()
-    finetune: FtConfig = FtConfig()
     feature_classifier: ClassifierConfig = FEATURE_CLASSIFIER
     quality: QualityConfig = QualityConfig()
 

@@ -31,7 +31,7 @@ def interpolation(generator: TransferGenerator, ctx: Context) -> Any:
     """Rows: a latent each, left a new class and right the next one (from the last to the first), in between their mixtures."""
     classes, rng = generator.classes, ctx.rng(0, "interpolation")
     first = torch.arange(ROWS, device=ctx.device) % classes
-    z = torch.randn(ROWS, generator.dim_z, generator=rng, device=rng.device).repeat_interleave(COLUMNS, 0)
+    z = generator.latents(ROWS, rng).repeat_interleave(COLUMNS, 0)
     eye = torch.eye(classes, device=ctx.device)
     weight = torch.linspace(0, 1, COLUMNS, device=ctx.device)[None, :, None]
     mixtures = torch.lerp(eye[first][:, None], eye[(first + 1) % classes][:, None], weight)

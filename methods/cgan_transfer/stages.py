@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from gankd import models
+from gankd.config import Section
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.metrics.suite import real_side
 from gankd.models.biggan_transfer import SIDES, Part, TransferGenerator, take_over, with_fresh_classes
-from gankd.stages.generator import build_gan, hyperparameters
-from gankd.stages.quality import REAL_STATISTICS, extractor_of, real_features
+from gankd.stages.evaluation import class_grid
+from gankd.stages.gan_batch import Seen, Terms
+from gankd.stages.generator import EvaluatedTraining, build_gan, fit_gan, gan_training
+from gankd.stages.quality import REAL_STATISTICS, extractor_of, note_basis, of_classes, real_features
 from gankd.stages.sections import QualityConfig
-from gankd.stages.watch import class_grid
 from gankd.store.artifact import Artifact
 from methods.cgan_transfer.config import BnConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.importing import import_networks
 from methods.cgan_transfer.losses import combination_l1, residual_l2
+from methods.cgan_transfer.moments import load_moments, save_moments
 from methods.cgan_transfer.pictures import borrowing, interpolation
 from methods.cgan_transfer.start import start_scores
-from methods.cgan_transfer.task import of_classes, old_and_new
-from methods.cgan_transfer.training import DISCRIMINATOR, LIVE, Run, hyperparameters_of
+from methods.cgan_transfer.task import new_images, old_and_new, renumbered
+
+LIVE, DISCRIMINATOR = "live", "discriminator"  # folders of an artifact: what a later stage trains on
+PENALISED: tuple[Part, Part] = ("combination", "residual")
 
 
 def pretrain(
-    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, quality: QualityConfig, feature_classifier: Artifact
+    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, feature_classifier: Artifact
 ) -> dict[str, float]:
     """The GAN of the old classes: trained on all their images, or the user's. Makes its averaged generator, and D."""
     old, _ = old_and_new(task, data, pretrained=cfg.checkpoint is not None)
     if cfg.checkpoint:
-        generator, discriminator, _ = import_networks(cfg, data)
-        ctx.image("sample_grid", class_grid(generator.to(ctx.device), ctx))
-        models.save(generator, ctx.out)
-        models.save(discriminator, ctx.out / DISCRIMINATOR)
-        return parameters(generator)
-    generator, discriminator = build_gan(cfg, of_these(data, old))
-    looked = quality.model_copy(update={"images": cfg.evaluation_images})
-    real = real_features(ctx, looked, of_classes(data.val, old, renumber=False), extractor_of(feature_classifier, ctx.device))
-    run = Run(ctx, data, looked, feature_classifier, real, old, of_classes(data.train, old), cfg.flip, cfg.sync_batch_norm)
-    run.evaluations, run.sample_grids, run.kept = cfg.evaluations, cfg.sample_grids, cfg.keep
-    found = run.train(generator, discriminator, hyperparameters(cfg), cfg.steps)
-    return found | parameters(generator)
+        return _imported(ctx, cfg, data)
+    gan = gan_training(ctx, cfg, cfg.g_lr, *build_gan(cfg, of_these(data, old)), renumbered(data.train, old))
+    return finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, old))
 
 
 def measure_new(
@@ -53,91 +49,101 @@ def measure_new(
     """What the feature classifier says of the new classes' validation images, once. Makes features.safetensors."""
     _, new = old_and_new(task, data, pretrained=True)
     extractor = extractor_of(feature_classifier, ctx.device)
-    real = real_features(ctx, cfg, of_classes(data.val, new, renumber=False), extractor)
+    real = real_features(ctx, cfg, of_classes(data.val, new), extractor)
     real.save(ctx.out / REAL_STATISTICS)
+    note_basis(ctx, cfg, extractor, real)
     return real_side(real, extractor.name)
 
 
 def train_bn(
-    ctx: Context, cfg: BnConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    pretrain: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
+    ctx: Context, cfg: BnConfig, data: DataSet, task: TaskConfig, training: TrainingConfig,
+    pretrain: Artifact, feature_classifier: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """Stage BN: only combinations and residuals (and, if asked for, old pairs and latent layers) are trained."""
-    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
+    images, new = new_images(task, data)
     old, discriminator = pretrained(pretrain, ctx)
-    generator = transferred(ctx, cfg, run.images, old, discriminator)
+    generator = transferred(ctx, cfg, images, old, discriminator)
     ctx.image("start", class_grid(generator.eval(), ctx))
     train_only(generator, *trained_in_bn(cfg), score_bias=cfg.score_bias)
-    found = run.train(
-        generator,
-        fresh_discriminator(discriminator, generator.classes, training),
-        hyperparameters_of(training, cfg.g_lr),
-        bn_steps(cfg.share, training),
-        penalty=lambda: penalties(generator, cfg.comb_l1_scale, cfg.res_l2_scale),
-    )
-    show(ctx)
-    return found | parameters(generator)
+    discriminator = fresh_discriminator(discriminator, len(new), training)
+    gan = gan_training(
+        ctx, training.lasting(bn_steps(cfg.share, training)), cfg.g_lr, generator, discriminator, images,
+        generator_terms=penalties(generator, cfg.comb_l1_scale, cfg.res_l2_scale),
+    )  # fmt: skip
+    return show(ctx, finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new)))
 
 
 def train_ft(
-    ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    bn: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
+    ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig,
+    bn: Artifact, feature_classifier: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """Stage FT: everything but combinations and old pairs is trained, from where BN ended, with its Adam moments."""
+    images, new = new_images(task, data)
     knobs = BnConfig(**bn.config)
     before = bn_steps(knobs.share, training)
-    if ctx.report:  # the scheduler compares trials at equal steps of both stages together
-        report = ctx.report
-        ctx = replace(ctx, report=lambda metrics, step: report(metrics, before + step))
-    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
-    generator = models.load(bn.path / LIVE).to(ctx.device)
+    generator = all_but_combinations(models.load(bn.path / LIVE).to(ctx.device), knobs)
     discriminator = freeze_blocks(models.load(bn.path / DISCRIMINATOR).to(ctx.device), training)
+    gan = gan_training(
+        ctx, training.lasting(training.steps - before), cfg.g_lr, generator, discriminator, images, start=before,
+        generator_terms=penalties(generator, knobs.comb_l1_scale, knobs.res_l2_scale),
+    )  # fmt: skip
+    load_moments(gan, bn.path)
+    return show(ctx, finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new)))
+
+
+def train_finetune(
+    ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig,
+    pretrain: Artifact, feature_classifier: Artifact,
+) -> dict[str, float]:  # fmt: skip
+    """The control: all of the pretrained GAN is trained on the new classes, with fresh class embeddings."""
+    images, new = new_images(task, data)
+    old, discriminator = pretrained(pretrain, ctx)
+    generator: Any = with_fresh_classes(old, len(new)).to(ctx.device).requires_grad_(True)
+    ctx.image("start", class_grid(generator.eval(), ctx))
+    gan = gan_training(ctx, training, cfg.g_lr, generator, fresh_discriminator(discriminator, len(new), training), images)
+    return finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new))
+
+
+def train_scratch(
+    ctx: Context, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, pretrain: PretrainConfig,
+    feature_classifier: Artifact,
+) -> dict[str, float]:  # fmt: skip
+    """The control: the same networks on the new classes' images alone, with pretraining's learning rates."""
+    images, new = new_images(task, data)
+    networks = build_gan(pretrain, of_these(data, new))
+    gan = gan_training(ctx, training.lasting(training.steps, d_lr=pretrain.d_lr), pretrain.g_lr, *networks, images)
+    return finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new))
+
+
+def finish(ctx: Context, gan: EvaluatedTraining, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Leave what a later stage goes on from: the live networks and Adam's moments."""
+    models.save(gan.generator, ctx.out / LIVE)
+    models.save(gan.discriminator, ctx.out / DISCRIMINATOR)
+    save_moments(gan, ctx.out)
+    return {**metrics, **parameters(gan.generator)}
+
+
+def _imported(ctx: Context, cfg: PretrainConfig, data: DataSet) -> dict[str, float]:
+    generator, discriminator, _ = import_networks(cfg, data)
+    ctx.image("sample_grid", class_grid(generator.to(ctx.device), ctx))
+    models.save(generator, ctx.out)
+    models.save(discriminator, ctx.out / DISCRIMINATOR)
+    return parameters(generator)
+
+
+def all_but_combinations(generator: Any, knobs: BnConfig) -> Any:
+    """Let gradients reach everything but combinations and old pairs, and residuals where there are none."""
     kept = {name for name, _ in generator.parts("combination", "base")}
     kept |= {name for name, _ in generator.parts("residual")} if knobs.residual == "none" else set()
     for name, parameter in generator.named_parameters():
         parameter.requires_grad_(name not in kept)
-    found = run.train(
-        generator,
-        discriminator,
-        hyperparameters_of(training, cfg.g_lr),
-        training.steps - before,
-        penalty=lambda: penalties(generator, knobs.comb_l1_scale, knobs.res_l2_scale),
-        moments=bn.path,
-    )
-    show(ctx)
-    return found | parameters(generator)
-
-
-def train_finetune(
-    ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    pretrain: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
-) -> dict[str, float]:  # fmt: skip
-    """The control: all of the pretrained GAN is trained on the new classes, with fresh class embeddings."""
-    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
-    old, discriminator = pretrained(pretrain, ctx)
-    generator = with_fresh_classes(old, len(run.classes)).to(ctx.device).requires_grad_(True)
-    ctx.image("start", class_grid(generator.eval(), ctx))
-    discriminator = fresh_discriminator(discriminator, len(run.classes), training)
-    found = run.train(generator, discriminator, hyperparameters_of(training, cfg.g_lr), training.steps)
-    return found | parameters(generator)
-
-
-def train_scratch(
-    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, training: TrainingConfig, quality: QualityConfig,
-    feature_classifier: Artifact, real_statistics: Artifact,
-) -> dict[str, float]:  # fmt: skip
-    """The control: the same networks on the new classes' images alone, with pretraining's learning rates."""
-    run = Run.of_new_classes(ctx, data, task, training, quality, feature_classifier, real_statistics)
-    generator, discriminator = build_gan(cfg, of_these(data, run.classes))
-    hp = replace(hyperparameters_of(training, cfg.g_lr), discriminator_learning_rate=cfg.d_lr)
-    found = run.train(generator, discriminator, hp, training.steps)
-    return found | parameters(generator)
+    return generator
 
 
 def of_these(data: DataSet, classes: list[int]) -> DataSet:
     """`data` as a set of these classes only, for what builds networks."""
     names = tuple(data.class_names[number] for number in classes)
-    return replace(data, train=of_classes(data.train, classes), classes=len(classes), class_names=names)
+    return replace(data, train=renumbered(data.train, classes), classes=len(classes), class_names=names)
 
 
 def pretrained(artifact: Artifact, ctx: Context) -> tuple[Any, Any]:
@@ -196,25 +202,28 @@ def train_only(generator: TransferGenerator, *parts: Part, score_bias: bool = Tr
         parameter.requires_grad_(score_bias or ".comb_layer_" not in name or not name.endswith(".bias"))
 
 
-def penalties(generator: TransferGenerator, l1_scale: float, l2_scale: float) -> dict[str, Tensor]:
-    """The regularisers of what is being trained; a frozen combination has a constant one."""
-    terms: dict[str, Tensor] = {}
-    for name, part, scale, norm in (
-        ("loss_comb_l1", "combination", l1_scale, combination_l1),
-        ("loss_res_l2", "residual", l2_scale, residual_l2),
-    ):
-        trained = [p for _, p in generator.parts(part) if p.requires_grad]  # type: ignore[arg-type]
-        if trained and scale:
-            terms[name] = scale * norm(trained)
+def penalties(generator: TransferGenerator, l1_scale: float, l2_scale: float) -> Terms:
+    """The regularisers of what is being trained, as terms of the generator's loss; a frozen combination has a constant one."""
+    combinations, residuals = ([p for _, p in generator.parts(part) if p.requires_grad] for part in PENALISED)
+
+    def terms(seen: Seen) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if combinations and l1_scale:
+            found["loss_comb_l1"] = l1_scale * combination_l1(combinations)
+        if residuals and l2_scale:
+            found["loss_res_l2"] = l2_scale * residual_l2(residuals)
+        return found
+
     return terms
 
 
-def show(ctx: Context) -> None:
+def show(ctx: Context, metrics: dict[str, float]) -> dict[str, float]:
     """Pictures of the generator that is kept: what its classes borrow, and the way from one to the next."""
     generator = models.load(ctx.out).to(ctx.device)
     ctx.image("borrowing", borrowing(generator))
     if generator.classes > 1:
         ctx.image("interpolation", interpolation(generator, ctx))
+    return metrics
 
 
 def parameters(generator: nn.Module) -> dict[str, float]:

@@ -43,8 +43,7 @@ def class_similarity(ctx: Context, images: Split, generator: Any, discriminator:
     real, rng = Resident(images, ctx.device), ctx.rng(0, "start")
     old = []
     for label in range(generator.classes):
-        z = torch.randn(IMAGES, generator.dim_z, generator=rng, device=rng.device)
-        fakes = generator(z, torch.full((IMAGES,), label, device=ctx.device))
+        fakes = generator.sample(IMAGES, torch.full((IMAGES,), label, device=ctx.device), rng)
         old.append(discriminator.features(fakes).mean(0))
     new = []
     for label in range(int(images.labels.max()) + 1):

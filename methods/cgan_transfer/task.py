@@ -11,6 +11,7 @@ from gankd.config import nearest
 from gankd.data import DataSet, Split
 from gankd.data.splits import balanced
 from gankd.errors import UserError
+from gankd.stages.quality import of_classes
 from methods.cgan_transfer.config import Classes, TaskConfig
 
 
@@ -56,11 +57,9 @@ def old_and_new(task: TaskConfig, data: DataSet, pretrained: bool = False) -> tu
     return old, new
 
 
-def of_classes(part: Split, classes: Sequence[int], renumber: bool = True) -> Split:
-    """The images of these classes, in their order; labels are 0 .. M - 1 in the order of `classes`, or as they were."""
-    chosen = part.take(np.flatnonzero(np.isin(part.labels, classes)))
-    if not renumber:
-        return chosen
+def renumbered(part: Split, classes: Sequence[int]) -> Split:
+    """The images of these classes, in their order, with labels 0 .. M - 1 in the order of `classes`."""
+    chosen = of_classes(part, classes)
     place = np.full(max([*classes, *part.labels.tolist()], default=0) + 1, -1, np.int64)
     place[list(classes)] = np.arange(len(classes))
     return replace(chosen, labels=place[chosen.labels])
@@ -73,6 +72,10 @@ def few(part: Split, per_class: int, seed: int) -> Split:
     return part.take(balanced(part.labels, per_class * len(np.unique(part.labels)), seed))
 
 
-def new_images(task: TaskConfig, data: DataSet, new: Sequence[int]) -> Split:
-    """The training images of the new classes, renumbered. Another split of the data draws other ones."""
-    return few(of_classes(data.train, new), task.images_per_class, int(data.fingerprint[:8], 16))
+def new_images(task: TaskConfig, data: DataSet) -> tuple[Split, list[int]]:
+    """The few training images of the new classes, labels 0 .. M - 1, and these classes' numbers in `data`.
+
+    Another split of the data draws other ones.
+    """
+    _, new = old_and_new(task, data, pretrained=True)
+    return few(renumbered(data.train, new), task.images_per_class, int(data.fingerprint[:8], 16)), new

@@ -8,7 +8,7 @@ import psutil
 
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.stages.checks import check_classifier
+from gankd.stages.checks import check_classes, check_classifier
 from gankd.stages.sections import ClassifierConfig
 from methods.rgal.config import StudentConfig, SynthesisConfig
 
@@ -17,6 +17,7 @@ MEMORY_SHARE = 0.8  # of what is free, that the pool may take
 
 def check_student(name: str, cfg: StudentConfig, data: DataSet, synthesis: SynthesisConfig) -> None:
     """The student exists, the generator can make images of this size, the related blocks exist, the pool fits."""
+    check_classes(name, cfg, data)
     check_classifier(name, ClassifierConfig(network=cfg.network, width=cfg.width), data)
     if data.image_size % 4:
         raise UserError(

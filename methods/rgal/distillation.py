@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from gankd.context import Context
-from gankd.engine import autocast
+from gankd.data.augment import normalise
+from gankd.data.views import flip_and_crop, viewed
+from gankd.engine import autocast, update
 from gankd.errors import UserError
 from gankd.models.classifier import global_pool
 from gankd.stages.schedule import cosine
 from methods.rgal import losses
 from methods.rgal.config import StudentConfig
-from methods.rgal.pool import Pool, augmented
+from methods.rgal.pool import Pool
 from methods.rgal.relations import DISTANCE_WEIGHTED, draw_negatives, negative_probabilities, triplet_loss
 
 
@@ -71,11 +73,9 @@ class Distillation:
         """This worker's views of batch number `index` of a walk through the pool: all first ones, then (paired) all second."""
         cfg = self.cfg
         chosen = pool.walk(self.ctx, index * cfg.batch, cfg.batch)[self.rows]
-        views = [
-            augmented(pool.images[chosen], rng, self.rows, cfg.batch, flip=cfg.flip, crop_padding=cfg.crop_padding)
-            for _ in range(2 if cfg.paired else 1)
-        ]
-        return torch.cat(views)
+        images, view = pool.images[chosen], flip_and_crop(cfg.flip, cfg.crop_padding)
+        times = 2 if cfg.paired else 1
+        return torch.cat([normalise(viewed(view, images, rng, self.rows, cfg.batch)) for _ in range(times)])
 
     def step(self, images: Tensor, round_index: int, rng: torch.Generator, negatives: Tensor | None = None) -> dict[str, Tensor]:
         """One update on images in [-1, 1]. `negatives` (N, N) take the place of drawn ones."""
@@ -90,7 +90,8 @@ class Distillation:
         if round_index < cfg.custom_share * cfg.rounds:
             terms |= self.further_terms(teacher, student, rng, negatives)
         total = torch.stack([weights[name] * term for name, term in terms.items() if name in weights]).sum()
-        self.update(total, round_index)
+        lr = cfg.lr * cosine(round_index, cfg.rounds)
+        update(self.ctx, total, self.optimizer, self.student, self.adapters, lr=lr)
         return {name: term.detach() for name, term in terms.items()} | {"loss_distillation": total.detach()}
 
     def further_terms(self, teacher: Any, student: Any, rng: torch.Generator, negatives: Tensor | None) -> dict[str, Tensor]:
@@ -122,12 +123,3 @@ class Distillation:
             "logits": [logits],
         }
         return [tensor for name in dict.fromkeys(self.cfg.striplet_feature) for tensor in chosen[name]]
-
-    def update(self, total: Tensor, round_index: int) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.ctx.average(self.student)
-        self.ctx.average(self.adapters)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.cfg.lr * cosine(round_index, self.cfg.rounds)
-        self.optimizer.step()

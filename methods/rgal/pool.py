@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from gankd.context import Context
-from gankd.data.augment import crop_padded, flip_some, normalise
 from gankd.errors import UserError
 
 
@@ -75,14 +74,3 @@ class Pool(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.written, self._order = int(state["written"]), None
-
-
-def augmented(images: Tensor, rng: torch.Generator, rows: slice, total: int, *, flip: bool, crop_padding: int) -> Tensor:
-    """A random view of each image: uint8 (n, C, H, W) -> float in [-1, 1]. Draws for all `total` images of the workers."""
-    if flip:
-        flips = torch.rand(total, generator=rng, device=rng.device) < 0.5
-        images = flip_some(images, flips[rows])
-    if crop_padding:
-        offsets = torch.randint(2 * crop_padding + 1, (2, total), generator=rng, device=rng.device)
-        images = crop_padded(images, offsets[:, rows], crop_padding)
-    return normalise(images)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from gankd.context import Context
 from gankd.data.augment import to_uint8
-from gankd.engine import autocast
-from gankd.models.inversion_generator import InversionGenerator
-from methods.rgal import losses, views
+from gankd.data.views import viewed
+from gankd.engine import autocast, update
+from methods.rgal import losses
 from methods.rgal.config import SynthesisConfig
 from methods.rgal.contrast import Contrast, instance_features
+from methods.rgal.networks import InversionGenerator
 from methods.rgal.relations import (
     DISTANCE_WEIGHTED,
     Direction,
@@ -28,6 +29,7 @@ from methods.rgal.relations import (
     negative_probabilities,
     triplet_loss,
 )
+from methods.rgal.views import global_view, local_view
 
 
 class Inversion(nn.Module):
@@ -85,20 +87,23 @@ class Synthesis:
     ) -> None:
         share = ctx.share(cfg.batch, "knob 'synthesis.batch'")
         self.ctx, self.cfg, self.teacher, self.student = ctx, cfg, teacher, student
-        self.size, self.classes = size, classes
+        self.classes = classes
+        self.global_view, self.local_view = global_view(cfg.crop_padding, cfg.flip), local_view(cfg.flip)
         self.rows = slice(ctx.rank * share, (ctx.rank + 1) * share)
         self.inversion = Inversion(cfg, channels, size).to(ctx.device)
         self.inversion.generator.to(memory_format=torch.channels_last)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": list(self.inversion.generator.parameters()), "lr": cfg.lr_g},
             {"params": [self.inversion.z], "lr": cfg.lr_z},
         ]
-        self.optimizer = torch.optim.Adam(groups, betas=(cfg.beta1, cfg.beta2), fused=True)
+        self.trained: list[nn.Module] = [self.inversion]
         self.contrast: Contrast | None = None
         if cfg.cr:
             dim = sum(module.num_features for module in teacher.modules() if isinstance(module, nn.BatchNorm2d))
             self.contrast = Contrast(dim, cfg.head, cfg.bank, cfg.batch).to(ctx.device)
-            self.head_optimizer = torch.optim.Adam(self.contrast.head.parameters(), cfg.lr_g, fused=True)
+            self.trained.append(self.contrast.head)
+            groups.append({"params": list(self.contrast.head.parameters()), "lr": cfg.lr_g, "betas": (0.9, 0.999)})
+        self.optimizer = torch.optim.Adam(groups, betas=(cfg.beta1, cfg.beta2), fused=True)
         self.sampler = DISTANCE_WEIGHTED
         if cfg.sampler == "focal":
             self.sampler = Sampler(cfg.low, cfg.high, dimension_cap=cfg.dimension_cap)
@@ -111,8 +116,7 @@ class Synthesis:
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        optimizers: dict[str, torch.optim.Optimizer] = {"inversion": self.optimizer}
-        return optimizers | {"head": self.head_optimizer} if self.contrast else optimizers
+        return {"inversion": self.optimizer}
 
     @torch.no_grad()
     def begin(self, rng: torch.Generator) -> None:
@@ -122,8 +126,8 @@ class Synthesis:
         inversion.z.normal_(generator=rng)
         if self.cfg.generator == "reset" or not self.optimizer.state:
             inversion.generator.reset(rng)
-        for state in self.optimizer.state.values():
-            for value in state.values():
+        for parameter in inversion.parameters():  # the contrast's head lives on, with its momentum
+            for value in self.optimizer.state.get(parameter, {}).values():
                 value.zero_()
         inversion.score.fill_(torch.inf)
 
@@ -132,8 +136,7 @@ class Synthesis:
         cfg, inversion = self.cfg, self.inversion
         with autocast(self.ctx.device, cfg.precision):
             images = inversion.generator(inversion.z[self.rows])
-        grid = views.draw_crops(cfg.batch, self.size, cfg.crop_padding, cfg.flip, rng)[self.rows]
-        terms, maps = self.terms(views.crop(images, grid, cfg.crop_padding), rng, negatives)
+        terms, maps = self.terms(viewed(self.global_view, images, rng, self.rows, cfg.batch), rng, negatives)
         weights = {name: getattr(cfg, name) for name in ("bn", "oh", "adv", "triplet", "balance", "act", "cr")}
         features = None
         if self.contrast:
@@ -142,7 +145,7 @@ class Synthesis:
         prior = [weights[name] * terms[name] for name in ("bn", "oh") if name in terms]
         score = torch.stack(prior).sum() if prior and cfg.best == "prior" else total
         self.keep(images.detach(), features, score.detach())
-        self.update(total)
+        update(self.ctx, total, self.optimizer, *self.trained)
         return {f"loss_{name}" if name in weights else name: term.detach() for name, term in terms.items()} | {
             "loss_synthesis": total.detach()
         }
@@ -188,8 +191,7 @@ class Synthesis:
         """L_cr of this batch, and its features [local, global] for the ring. The view of the other terms is the global one."""
         assert self.contrast is not None
         cfg = self.cfg
-        grid = views.draw_resized_crops(cfg.batch, self.size, cfg.flip, rng)[self.rows]
-        view = views.resized_crop(images, grid).contiguous(memory_format=torch.channels_last)
+        view = viewed(self.local_view, images, rng, self.rows, cfg.batch).contiguous(memory_format=torch.channels_last)
         with autocast(self.ctx.device, cfg.precision), statistics_tap(self.teacher) as tapped:
             self.teacher(view)
         local, other = instance_features([m for _, m in tapped]), instance_features(maps)
@@ -201,8 +203,8 @@ class Synthesis:
         """Keep these images if their score is the lowest of the round so far (`last`: in any case). Decided on the device."""
         score = self.ctx.sum(score.float().clone()) / self.ctx.world_size  # a clone: the sum is made in place
         better = torch.ones_like(score, dtype=torch.bool) if self.cfg.best == "last" else score < self.inversion.score
-        made = self.gathered(to_uint8(images, truncate=self.cfg.reference_compat), self.inversion.images)
-        self.inversion.images.copy_(torch.where(better, made, self.inversion.images))
+        levels = self.gathered(to_uint8(images, truncate=self.cfg.reference_compat), self.inversion.images)
+        self.inversion.images.copy_(torch.where(better, levels, self.inversion.images))
         self.inversion.score.copy_(torch.where(better, score, self.inversion.score))
         if self.contrast is not None and features is not None:
             rows = self.gathered(features.half(), self.contrast.kept)
@@ -215,17 +217,6 @@ class Synthesis:
         rows = torch.zeros_like(like)
         rows[self.rows] = mine
         return self.ctx.sum(rows)
-
-    def update(self, total: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.contrast is not None:
-            self.head_optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.ctx.average(self.inversion)
-        self.optimizer.step()
-        if self.contrast is not None:
-            self.ctx.average(self.contrast.head)
-            self.head_optimizer.step()
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """The images of the round, uint8, and the labels they were made for."""

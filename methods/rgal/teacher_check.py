@@ -11,7 +11,7 @@ from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
 from gankd.errors import StageFailed
-from gankd.stages.classifier import accuracy
+from gankd.stages.task import task_of
 
 
 def check_teacher(ctx: Context, teacher: Any, data: DataSet, floor: float | None) -> float:
@@ -23,14 +23,14 @@ def check_teacher(ctx: Context, teacher: Any, data: DataSet, floor: float | None
             f"the teacher was never trained: the statistics of its {len(layers)} batch norm layers are those of a new network "
             "(mean 0, variance 1); train it, or give a checkpoint of a trained one"
         )
-    found = accuracy(teacher, Resident(data.val, ctx.device), ctx)
+    val_accuracy = task_of(data).measure(teacher, Resident(data.val, ctx.device), ctx)
     least = 200 / (data.classes or 1) if floor is None else floor
-    if found < least:
+    if val_accuracy < least:
         raise StageFailed(
-            f"the teacher's validation accuracy is {found:.1f} %, below the floor of {least:.1f} %, so that its images would "
-            "teach nothing; train it longer, or lower student.teacher_floor"
+            f"the teacher's validation accuracy is {val_accuracy:.1f} %, below the floor of {least:.1f} %, so that its images "
+            "would teach nothing; train it longer, or lower student.teacher_floor"
         )
-    return found
+    return val_accuracy
 
 
 def _untouched(layer: nn.BatchNorm2d) -> bool:

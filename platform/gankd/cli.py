@@ -39,7 +39,8 @@ def _option(name: str, info: Any) -> click.Option:
     """A field with its default as an option."""
     flag = f"--{name.replace('_', '-')}"
     choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
-    kind = click.Choice(choices) if choices else info.annotation if info.annotation in (int, float, bool) else str
+    plain = next((kind for kind in get_args(info.annotation) if kind in (int, str)), info.annotation)  # of `int | None`
+    kind = click.Choice(choices) if choices else plain
     required = info.is_required()
     flags = f"{flag}/--no-{name.replace('_', '-')}" if kind is bool and info.default else flag
     return click.Option(
@@ -193,13 +194,13 @@ def store_ls(storage: str) -> None:
 
     from gankd.store import Store
 
-    total = 0
-    for entry in Store(absolute(storage)).ls():
-        total += entry.bytes
+    entries, lines = Store(absolute(storage)).ls(), []
+    for entry in entries:
         mark = " " if entry.referenced else "-"
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.created))
-        click.echo(f"{mark} {entry.bytes / 2**20:10.2f} MiB  {made}  {entry.key}")
-    click.echo(f"  {total / 2**20:10.2f} MiB in all")
+        lines.append(f"{mark} {entry.bytes / 2**20:10.2f} MiB  {made}  {entry.key}")
+    lines.append(f"  {sum(entry.bytes for entry in entries) / 2**20:10.2f} MiB in all")
+    click.echo("\n".join(lines))  # at once: each call flushes
 
 
 @store.command("gc")
@@ -210,9 +211,9 @@ def store_gc(storage: str, dry_run: bool) -> None:
     from gankd.store import Store
 
     gone = Store(absolute(storage)).gc(dry_run)
-    for entry in gone:
-        click.echo(f"{entry.kind:10} {entry.key}")
-    click.echo(f"{'would free' if dry_run else 'freed'} {sum(entry.bytes for entry in gone) / 2**20:.2f} MiB")
+    lines = [f"{entry.kind:10} {entry.key}" for entry in gone]
+    lines.append(f"{'would free' if dry_run else 'freed'} {sum(entry.bytes for entry in gone) / 2**20:.2f} MiB")
+    click.echo("\n".join(lines))
 
 
 def absolute(storage: str) -> str:

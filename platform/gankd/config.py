@@ -20,6 +20,7 @@ from gankd.data.config import DataConfig
 from gankd.errors import UserError
 
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)  # made once: a sweep names 100,000 trials
 Config = TypeVar("Config", bound="Section")
 
 
@@ -29,7 +30,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def inert(self) -> frozenset[str]:
-        """Knobs that, with the present values of the others, change nothing of what the stage leaves: its key omits them."""
+        """Knobs that, with the present values of the others, change nothing of what the stage leaves, and inputs that it then
+        only looks with: its key omits them."""
         return frozenset()
 
 
@@ -51,7 +53,8 @@ class Selection:
         return self.section.model_dump(mode=mode, include=set(self.names))
 
     def inert(self) -> frozenset[str]:
-        return self.section.inert()
+        """Of these knobs only: what a part of a section says of inputs does not hold for a stage that reads no more of it."""
+        return self.section.inert() & set(self.names)
 
 
 class MethodConfig(Section):
@@ -81,8 +84,7 @@ def knob(default: Any, description: str, *, origin: str, unit: str = "", **bound
 
 def digest(value: Any) -> str:
     """20 hex digits of the sha256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()[:20]
 
 
 def identity(section: Section | Selection) -> dict[str, Any]:

@@ -30,12 +30,20 @@ class Algorithm:
     optimizers: dict[str, torch.optim.Optimizer]
 
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """One training step. `rng` is this step's generator, equal on all ranks."""
+        """Training step number `step`, from 0. `rng` is this step's generator, equal on all ranks."""
         raise TypeError(f"{type(self).__name__} has no step()")
 
-    def evaluate(self) -> dict[str, float]:
-        """Validation metrics, or nothing."""
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Validation metrics after `step` steps, or nothing."""
         return {}
+
+    def due(self, step: int) -> bool:
+        """Whether to evaluate after `step` steps, for what has a rhythm of its own; see `evaluate_every` of `train`."""
+        return False
+
+    def clock(self, step: int) -> int:
+        """The count in which evaluations are logged and trials compared, after `step` steps; it never runs backwards."""
+        return step
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -71,14 +79,36 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             module.train(mode)
 
 
+def update(ctx: Context, loss: Tensor, optimizer: torch.optim.Optimizer, *modules: nn.Module, lr: float | None = None) -> None:
+    """One optimiser step down the gradient of `loss`, averaged over the workers.
+
+    Args:
+        modules: what the optimiser trains; their gradients and running statistics are averaged.
+        lr: learning rate of all parameter groups for this step and on; None leaves them as they are.
+
+    Raises ValueError when a parameter of the optimiser belongs to none of `modules`: the workers would drift apart.
+    """
+    ours = {parameter for module in modules for parameter in module.parameters()}
+    if not all(parameter in ours for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("the optimiser has parameters that are in none of the modules given, and so would not be averaged")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for module in modules:
+        ctx.average(module)
+    if lr is not None:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+    optimizer.step()
+
+
 def train(
-    ctx: Context, algorithm: Algorithm, *, steps: int, batch: int, evaluate_every: int, log_every: int = 0
+    ctx: Context, algorithm: Algorithm, *, steps: int, batch: int, evaluate_every: int = 0, log_every: int = 0
 ) -> dict[str, float]:
     """Run `algorithm` for `steps` steps, from the last checkpoint when there is one.
 
     Args:
         batch: images per step over all workers, for the rate that is shown.
-        evaluate_every: steps between evaluations; the last step is always evaluated.
+        evaluate_every: steps between evaluations; 0 = only when `algorithm.due` says so. The last step is always evaluated.
         log_every: steps between logged training metrics (their mean); 0 = a curve of about 200 points.
 
     Returns the last evaluation. Raises StageFailed when a training metric is no longer finite.
@@ -101,10 +131,10 @@ def train(
         if done % log_every == 0 or done == steps:
             ctx.log(_means(ctx, sums, counts, done), done)
             sums, counts = {}, Counter()
-        if done % evaluate_every == 0 or done == steps:
-            evaluation = algorithm.evaluate()
+        if (evaluate_every and done % evaluate_every == 0) or algorithm.due(done) or done == steps:
+            evaluation = algorithm.evaluate(done)
             if evaluation:
-                ctx.evaluated(evaluation, done)
+                ctx.evaluated(evaluation, algorithm.clock(done))
         if show.due() or done == steps:
             now = time.monotonic()
             ctx.progress(done, steps, rate=seen * batch / max(now - since, 1e-9))

@@ -81,6 +81,12 @@ class Stage:
         further = {name: identity(section) for name, section in self.further(config).items()}
         return {"config": identity(self.config(config)), "sections": further}
 
+    def keyed_inputs(self, config: MethodConfig) -> list[str]:
+        """The inputs on which its artifact depends: all but those that a section calls inert, which it only looks with."""
+        sections = [self.config(config), *self.further(config).values()]
+        inert = {name for section in sections for name in section.inert()}
+        return [name for name in self.inputs if name not in inert]
+
 
 def named(function: str) -> Callable[..., Any]:
     """The function that "module:function" names; imports the module."""

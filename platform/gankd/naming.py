@@ -53,9 +53,10 @@ def name_artifacts(
             "data": fingerprint,
             "salt": salt,
         }
+        keyed = stage.keyed_inputs(config)
         code = _code(method, stage) | {"version": stage.version}
-        recipe = f"{stage.name}-{digest(content | {'inputs': {name: names.recipes[name] for name in stage.inputs}})}"
-        inputs = {name: names.keys[name] for name in stage.inputs}
+        recipe = f"{stage.name}-{digest(content | {'inputs': {name: names.recipes[name] for name in keyed}})}"
+        inputs = {name: names.keys[name] for name in keyed}
         key = f"{stage.name}-{digest(content | {'code': code, 'inputs': inputs})}"
         if stale is not None and not stale.has(key):
             key = next(reversed(stale.of_recipe(recipe)), key)

@@ -35,6 +35,21 @@ def heat_map(shares: Tensor) -> Any:
     return sample_grid(shares[None, None].float().mul(2).sub(1), columns=1)
 
 
+def scatter(x: Tensor, y: Tensor, x_name: str, y_name: str) -> Any:
+    """Points (x, y), both (N,), on axes of one scale with their diagonal, as a PIL picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel=x_name, ylabel=y_name, aspect="equal")
+    axes.scatter(x.cpu().numpy(), y.cpu().numpy(), s=8, alpha=0.5)
+    axes.axline((float(x.mean()), float(x.mean())), slope=1, color="grey", linewidth=1)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+
+
 def as_png(picture: Any) -> str:
     """A PIL picture as base64 of PNG, as events carry it."""
     buffer = io.BytesIO()

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from gankd import __version__
 from gankd.config import MethodConfig, build_config
-from gankd.data import DataSet
-from gankd.data import load as load_data
+from gankd.data import DataSet, prepared
 from gankd.errors import StageFailed, UserError
 from gankd.method import Method, Stage, flatten, named
 from gankd.naming import Names, code_of_stages, name_artifacts
+from gankd.prepared_data import obtain
 from gankd.registry import find_method
 from gankd.store import Artifact, Store
 from gankd.store.events import EventWriter
@@ -123,14 +123,8 @@ class Pipeline:
 
     @cached_property
     def data(self) -> DataSet:
-        """Raises UserError for other data than the sender of the job has seen."""
-        data = load_data(self.config.data)
-        if self.job.fingerprint and data.fingerprint != self.job.fingerprint:
-            raise UserError(
-                f"data set {data.name!r} has the fingerprint {data.fingerprint[:12]} here and had {self.job.fingerprint[:12]} "
-                "where the sweep was started: give all machines the same files, or start a new sweep for the changed data"
-            )
-        return data
+        """Without its test part. Raises UserError for other data than the sender of the job has seen."""
+        return obtain(self.store, self.config.data, self.job.fingerprint)
 
     @cached_property
     def names(self) -> Names:
@@ -142,6 +136,11 @@ class Pipeline:
     def keys(self) -> dict[str, str]:
         return self.names.keys
 
+    @property
+    def trial_keys(self) -> dict[str, str]:
+        """Of the stages that every trial makes."""
+        return {stage.name: self.keys[stage.name] for stage in self.method.made_always()}
+
     @cached_property
     def wanted(self) -> list[Stage]:
         names = self.job.stages or [stage.name for stage in self.method.made_always()]
@@ -150,7 +149,8 @@ class Pipeline:
     def run(self) -> dict[str, float]:
         if self.job.sweep and self.world.rank == 0:
             # Before anything is made: what a sweep refers to is never collected.
-            self.store.refer(self.job.sweep, self.job.trial or "shared", self.keys)
+            used = {"data": prepared.key(self.job.fingerprint or self.data.fingerprint), **self.keys}
+            self.store.refer(self.job.sweep, self.job.trial or "shared", used)
         return _metrics({stage.name: self.obtain(stage) for stage in self.wanted})
 
     def obtain(self, stage: Stage) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class Pipeline:
         if self.job.threads:
             torch.set_num_threads(self.job.threads)
         ctx.seed_layers(-1)
-        data = self.data if stage.test else self.data.without_test()
+        data = obtain(self.store, self.config.data, self.data.fingerprint, test=True) if stage.test else self.data
         with explain_full_disk(ctx.out):
             metrics: dict[str, float] = named(stage.run)(
                 ctx, stage.config(self.config), data, **stage.further(self.config), **inputs

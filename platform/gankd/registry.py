@@ -7,6 +7,7 @@ import importlib.util
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
 
+from gankd import models
 from gankd.config import nearest
 from gankd.errors import UserError
 from gankd.method import Method
@@ -27,7 +28,10 @@ def method_names() -> list[str]:
 
 
 def find_method(name: str) -> Method:
-    """The method `name`. Raises UserError with the nearest name when there is none, or when its package does not load."""
+    """The method `name`; from now on recipes may name its networks.
+
+    Raises UserError with the nearest name when there is none, or when its package does not load.
+    """
     names = method_names()
     if name not in names:
         raise UserError(f"unknown method {name!r}{nearest(name, names)} (known: {', '.join(names)})")
@@ -38,4 +42,5 @@ def find_method(name: str) -> Method:
         method = importlib.import_module(f"methods.{name}").METHOD
     if not isinstance(method, Method):
         raise UserError(f"the entry point {name!r} of {GROUP} must be a gankd.method.Method, not {type(method).__name__}")
+    models.allow(method.networks)
     return method

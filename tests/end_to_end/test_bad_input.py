@@ -161,7 +161,7 @@ LABELS = np.arange(40) % 4
     ("arrays", "names"),
     [
         ({}, ("no training images", "nothing")),
-        ({"images_train": IMAGES}, ("'labels_train'",)),
+        ({"images_train": IMAGES}, ("needs labels", "labels_train")),
         ({"images_train": IMAGES[:0], "labels_train": LABELS[:0]}, ("is empty",)),
         ({"images_train": IMAGES, "labels_train": 0 * LABELS}, ("all training labels are 0", "two classes")),
         ({"images_train": IMAGES, "labels_train": LABELS - 1}, ("class label -1", "count from 0")),
@@ -315,7 +315,7 @@ def test_a_trial_that_diverges_leaves_the_sweep_going(workplace: Workplace) -> N
     (workplace.folder / "wild.py").write_text(TUNE + "SPACE = {'student.lr': tune.choice([10.0])}")
     wild = {**SHORT, "student.steps": 60, "student.weight_decay": 0.9, "student.momentum": 0.99, "student.schedule": "multistep"}
     knobs = [part for knob, value in wild.items() for part in ("--set", f"{knob}={value}")]
-    shared = [stage.name for stage in find_method("cgan_kd").prefix(["student.lr"])]
+    shared = [stage.name for stage in find_method("cgan_kd").shared(["student.lr"])]
     workplace.make("cgan_kd", shared, wild)
     done = workplace.tune(*SWEEP[1:], "--trials", "2", "--space", "wild.py", "--name", "wild", "--scheduler", "fifo", *knobs)
     assert done.returncode == 0, done.stderr

@@ -51,8 +51,11 @@ def test_it_prints_the_trials_the_scores_and_the_registered_models(smoke: SmokeS
     out = smoke.done.stdout
     assert "first: student/val_accuracy on the validation part" in out
     assert re.search(rf"\* {best(smoke)['trial']}", out)
-    for stage in METHOD.scored:
-        assert re.search(rf"│ {stage} +│ +\d+\.\d\d │ +\d+\.\d\d │", out), stage
+    for stage in ("teacher", "baseline", "control", "student"):
+        assert re.search(rf"│ {stage} +│ accuracy +│ +\d+\.\d\d │ +\d+\.\d\d │", out), stage
+    assert "gain: student over control, each the best of 2 trials by validation" in out
+    for at, metric in (("preset", "val"), ("tuned", "val"), ("tuned", "test")):
+        assert re.search(rf"│ {at} +│ {metric}_accuracy +│ +\d+\.\d\d │ +\d+\.\d\d │ +[+-]\d+\.\d\d │", out), (at, metric)
     assert "registered digits-generator version 1 (champion; quality/fid_classifier" in out
     assert "registered digits-student version 1 (champion; student/val_accuracy" in out
     assert "Configuration for experiment" not in out  # Tune's own display
@@ -72,7 +75,7 @@ def test_every_artifact_is_made_once_and_shared_stages_before_the_trials(smoke: 
     assert set(Counter(event["key"] for event in ends).values()) == {1}
     assert [event["stage"] for event in ends if not event["trial"]] == list(SHARED)
     wanted = {key for trial in smoke.place.trials(smoke.name) for key in trial["keys"].values()}
-    assert {event["key"] for event in ends} == wanted
+    assert {event["key"] for event in ends if not event["stage"].startswith("test_")} == wanted
 
 
 def test_the_trials_are_children_with_every_knob_as_a_param(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
@@ -93,7 +96,7 @@ def test_every_stage_has_one_run_and_its_trials_point_to_it(smoke: SmokeSweep, r
     by_key = {run.data.tags["gankd.key"]: run for run in runs["stage"]}
     assert len(by_key) == len(runs["stage"])
     for trial in runs["trial"]:
-        for stage in METHOD.stages:
+        for stage in METHOD.made_always():
             key = trial.data.tags[f"gankd.key.{stage.name}"]
             assert trial.data.tags[f"gankd.stage_run.{stage.name}"] == by_key[key].info.run_id
             assert by_key[key].info.run_name == f"{stage.name} {key.rpartition('-')[2][:8]}"
@@ -114,8 +117,13 @@ def test_a_grid_of_samples_is_on_the_page_of_the_gan(smoke: SmokeSweep, runs: di
 def test_only_the_chosen_trial_meets_the_test_part(
     smoke: SmokeSweep, runs: dict[str, list[Any]], manifests: dict[str, dict[str, Any]]
 ) -> None:
-    tested = {key for manifest in manifests.values() if manifest["stage"] == "test" for key in manifest["inputs"].values()}
-    assert tested == {best(smoke)["keys"][stage] for stage in METHOD.scored}
+    tests = [manifest for manifest in manifests.values() if manifest["stage"].startswith("test_")]
+    tested = {key for manifest in tests for key in manifest["inputs"].values()}
+    # The chosen trial's, and the control that was best by validation, whichever trial it is of.
+    trials = smoke.place.trials(smoke.name)
+    control = max(trials, key=lambda trial: trial["metrics"]["control/val_accuracy"])
+    chosen = {best(smoke)["keys"][stage] for stage in ("teacher", "baseline", "control", "student")}
+    assert tested == chosen | {control["keys"]["control"]}
     for seen in (*(trial["metrics"] for trial in smoke.place.trials(smoke.name)), *(run.data.metrics for run in runs["trial"])):
         assert not [name for name in seen if "test" in name]
 
@@ -124,10 +132,16 @@ def test_the_registered_networks_are_those_of_the_chosen_trial(smoke: SmokeSweep
     from gankd.tracking.runs import mlflow_client
 
     client = mlflow_client(smoke.place.tracking)
-    for role, stage in METHOD.registered.items():
+    for role in METHOD.registered:
         version = client.get_model_version_by_alias(f"digits-{role}", "champion")
         assert version.version in (1, "1")
-        assert version.tags["gankd.key"] == best(smoke)["keys"][stage]
+        assert version.tags["gankd.key"] == best(smoke)["keys"][METHOD.roles[role]]
+    facts = json.loads(client.get_model_version_by_alias("digits-generator", "champion").tags["gankd.comparable"])
+    assert facts["metric"] == "fid_classifier"
+    assert re.fullmatch(r"classifier@[0-9a-f]{8}", facts["extractor"])
+    assert (facts["images"], facts["real images"], facts["classes"]) == (200, 300, list(range(10)))
+    facts = json.loads(client.get_model_version_by_alias("digits-student", "champion").tags["gankd.comparable"])
+    assert facts["network"]["name"] == "small_cnn"
 
 
 def test_the_student_loads_without_our_code_and_without_pickle(smoke: SmokeSweep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,13 +199,12 @@ def test_evaluate_measures_a_generator_as_the_sweep_did(smoke: SmokeSweep) -> No
     assert "give the --storage of the sweep" in elsewhere.stderr
 
 
-def test_the_last_and_the_best_generator_are_kept_and_measured_on_the_way(
+def test_the_generator_is_measured_on_the_way_and_at_its_end(
     smoke: SmokeSweep, runs: dict[str, list[Any]], manifests: dict[str, dict[str, Any]]
 ) -> None:
     ((key, gan),) = ((key, manifest) for key, manifest in manifests.items() if manifest["stage"] == "biggan")
-    assert {"model.safetensors", "recipe.json", "best/model.safetensors", "best/recipe.json"} == set(gan["files"])
-    assert gan["metrics"]["best_fid_classifier"] <= gan["metrics"]["fid_classifier"]
-    assert 0 < gan["metrics"]["evaluation_share"] < 1
+    assert {"model.safetensors", "recipe.json"} == set(gan["files"])
+    assert set(gan["metrics"]) == {"step", "parameters"}
     logged = [event for event in smoke.place.events(smoke.name, "metrics") if event.get("key") == key]
     measured = [event for event in logged if "biggan/fid_classifier" in event["values"]]
     assert [event["step"] for event in measured] == [10, 20]
@@ -209,7 +222,7 @@ def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]])
     assert done.returncode == 0, done.stderr
     row, generator = (line for line in done.stdout.splitlines() if "cgan_kd" in line)
     metrics = runs["sweep"][0].data.metrics
-    for value in (metrics["val/student"], metrics["test/student"], metrics["test/student"] - metrics["test/control"]):
+    for value in (metrics["val/student"], metrics["test/student"], metrics["gain"]):
         assert (f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}") in row
     assert "FID" in done.stdout
     assert "[classifier]" in done.stdout

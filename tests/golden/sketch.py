@@ -21,34 +21,35 @@ from gankd.pipeline import Job, run
 from gankd.registry import find_method
 
 FOLDER = Path(__file__).parent
-TIMES = ("evaluation_share",)  # metrics that are not the same twice
 
 # On top of the smoke preset. BigGAN's Adam has no first moment and next to no epsilon: a gradient of zero but for rounding
-# becomes a whole step, and no two types of CPU agree. With more epsilon they do, to the fifth digit.
+# becomes a whole step, and no two types of CPU agree. With more epsilon they do.
 CALM = {
     "cgan_kd": {"biggan.adam_eps": 1e-4},
     "rgal": {},
-    "cgan_transfer": {"pretrain.adam_eps": 1e-4, "pretrain.steps": 8, "training.adam_eps": 1e-4, "training.steps": 8},
+    "cgan_transfer": {"pretrain.adam_eps": 1e-2, "pretrain.steps": 8, "training.adam_eps": 1e-2, "training.steps": 8},
 }
 
-# Between the types of CPU that torch can be told to be, nine tenths of the tensors agree to 1e-5 (see docs/decisions.md);
-# a learning rate that is a tenth higher moves them by 1e-2 and more.
-TENSORS = 5e-3  # what the 90th percentile of the tensors may differ by, of their size, and in direction
+# What tensors may differ by, of their size and in direction, at two quantiles: the second sees what trains a few tensors only.
+# Told to be another type of CPU, torch moves no tensor by more than 4e-4, or, where one pixel of a generated image is rounded
+# the other way, the student's by 1e-3 and 1e-2; a learning rate that is a tenth higher moves them by 8e-3 and more.
+TENSORS = {0.75: 2e-3, 0.9: 2e-2}
 METRICS = 2e-2  # relative; and absolute below 0.05
 
 # Stage -> its artifact's key, its metrics, and file -> tensor -> (size, direction).
 Sketch = dict[str, dict[str, Any]]
 
 
-def make_sketch(method: str, storage: Path, knobs: Mapping[str, Any] | None = None) -> Sketch:
-    """Run all stages of the smoke preset, calmed, in this process, and sketch what they made; `knobs` come on top."""
+def make_sketch(method: str, storage: Path, knobs: Mapping[str, Any] | None = None, stages: tuple[str, ...] = ()) -> Sketch:
+    """Run stages of the smoke preset, all by default, calmed, in this process, and sketch them; `knobs` come on top."""
     spec = find_method(method)
     config = build_config(spec.config, with_knobs(read_preset(spec.presets, "smoke"), CALM[method] | dict(knobs or {})))
-    run(Job(method, config.model_dump(mode="json"), str(storage), threads=1))
+    stages = stages or tuple(stage.name for stage in spec.stages)
+    run(Job(method, config.model_dump(mode="json"), str(storage), stages=stages, threads=1))
     made = {}
     for file in storage.glob("artifacts/*/manifest.json"):
         manifest = json.loads(file.read_text())
-        metrics = {name: float(f"{value:.6g}") for name, value in manifest["metrics"].items() if name not in TIMES}
+        metrics = {name: float(f"{value:.6g}") for name, value in manifest["metrics"].items()}
         made[manifest["stage"]] = {"key": file.parent.name, "metrics": metrics, "files": sketch_files(file.parent)}
     return {stage.name: made[stage.name] for stage in spec.stages if stage.name in made}
 
@@ -106,5 +107,9 @@ def _tensors(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         return []
     sizes = [abs(old[t][0] - new[t][0]) / max(old[t][0], new[t][0], 1e-30) for t in old]
     directions = [abs(old[t][1] - new[t][1]) for t in old]
-    said = ((what, sorted(values)[int(0.9 * len(values))]) for what, values in (("size", sizes), ("direction", directions)))
-    return [f"its tensors differ by {value:.1e} in {what}" for what, value in said if value > TENSORS]
+    return [
+        f"{1 - share:.0%} of its tensors differ by {value:.1e} in {what}"
+        for what, values in (("size", sorted(sizes)), ("direction", sorted(directions)))
+        for share, limit in TENSORS.items()
+        if (value := values[int(share * len(values))]) > limit
+    ]

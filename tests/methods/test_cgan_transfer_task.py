@@ -10,10 +10,13 @@ import pytest
 from gankd.config import build_config, preset_names, read_preset
 from gankd.data import DataConfig, DataSet, Split, load
 from gankd.errors import UserError
+from gankd.naming import stage_keys
 from gankd.registry import find_method
+from gankd.stages.quality import of_classes
+from gankd.stages.sections import QualityConfig
 from methods.cgan_transfer.checks import check_bn, check_transfer
 from methods.cgan_transfer.config import BnConfig, CganTransferConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
-from methods.cgan_transfer.task import class_numbers, few, new_images, of_classes, old_and_new
+from methods.cgan_transfer.task import class_numbers, few, new_images, old_and_new, renumbered
 
 METHOD = find_method("cgan_transfer")
 DIGITS = load(DataConfig(name="digits", val_fraction=0.4))
@@ -36,20 +39,22 @@ def test_classes_by_name_or_number_and_the_rest() -> None:
 
 def test_labels_are_renumbered_in_the_order_asked_for() -> None:
     part = Split(np.arange(6)[:, None, None, None].astype(np.uint8), np.array([0, 1, 2, 3, 2, 1]))
-    cut = of_classes(part, [2, 1])
+    cut = renumbered(part, [2, 1])
     assert cut.images.ravel().tolist() == [1, 2, 4, 5]
     assert cut.labels.tolist() == [1, 0, 0, 1]
-    assert of_classes(part, [2, 1], renumber=False).labels.tolist() == [1, 2, 2, 1]
+    assert of_classes(part, [2, 1]).labels.tolist() == [1, 2, 2, 1]
 
 
 def test_few_images_are_equally_many_of_each_class_and_nested() -> None:
-    part = of_classes(DIGITS.train, [7, 8, 9])
+    part = renumbered(DIGITS.train, [7, 8, 9])
     five, ten = few(part, 5, seed=3), few(part, 10, seed=3)
     assert np.bincount(ten.labels).tolist() == [10, 10, 10]
     assert {image.tobytes() for image in five.images} <= {image.tobytes() for image in ten.images}
     assert few(part, 0, seed=3) is part
-    other = new_images(TaskConfig(images_per_class=5), load(DataConfig(name="digits", val_fraction=0.4, split_seed=1)), [7, 8])
-    mine = new_images(TaskConfig(images_per_class=5), DIGITS, [7, 8])
+    task = TaskConfig(new_classes=(7, 8), images_per_class=5)
+    other, _ = new_images(task, load(DataConfig(name="digits", val_fraction=0.4, split_seed=1)))
+    mine, classes = new_images(task, DIGITS)
+    assert classes == [7, 8]
     assert np.bincount(mine.labels).tolist() == [5, 5]
     assert not np.array_equal(mine.images, other.images)
 
@@ -83,7 +88,7 @@ def test_what_the_data_does_not_have() -> None:
 
 def test_too_few_images_are_refused_and_fewer_than_a_batch_named(caplog: pytest.LogCaptureFixture) -> None:
     data = named("abcd")
-    reads: dict[str, Any] = {"training": TrainingConfig(batch=10), "quality": CganTransferConfig().quality}
+    reads: dict[str, Any] = {"training": TrainingConfig(batch=10)}
     with pytest.raises(UserError, match=r"class 'c' has 6 training images, but task\.images_per_class is 7"):
         check_transfer("ft", FtConfig(), data, task=TaskConfig(new_classes=("c", "d"), images_per_class=7), **reads)
     check_transfer("ft", FtConfig(), data, task=TaskConfig(new_classes=("c", "d"), images_per_class=3), **reads)
@@ -97,16 +102,33 @@ def test_too_few_images_are_refused_and_fewer_than_a_batch_named(caplog: pytest.
 
 
 def test_a_sweep_over_the_regularisers_trains_neither_gan_nor_controls_again() -> None:
-    shared = [stage.name for stage in METHOD.shared({"bn.comb_l1_scale", "bn.res_l2_scale", "bn.g_lr", "bn.share"})]
-    assert shared == ["feature_classifier", "pretrain", "real_statistics", "finetune", "scratch"]
-    assert [stage.name for stage in METHOD.shared({"ft.g_lr"})] == [
-        "feature_classifier",
-        "pretrain",
-        "real_statistics",
-        "bn",
-        "finetune",
-        "scratch",
-    ]
+    touched = METHOD.touched({"bn.comb_l1_scale", "bn.res_l2_scale", "bn.g_lr", "bn.share"})
+    assert {name for name in touched if not name.startswith(("quality_", "test_"))} == {"bn", "ft"}
+    # The rate of FT is plain fine-tuning's too.
+    touched = METHOD.touched({"ft.g_lr"})
+    assert {name for name in touched if not name.startswith(("quality_", "test_"))} == {"ft", "finetune"}
+    # How many new images there are, and how generators are measured, does not concern the GAN of the old classes.
+    assert "pretrain" not in METHOD.touched({"task.images_per_class", "quality.kid_subsets", "quality.neighbours"})
+    assert METHOD.touched({"quality.kid_subsets"}) == {
+        f"{what}_{which}" for what in ("quality", "test") for which in ("bn", "ft", "finetune", "scratch")
+    }
+
+
+@pytest.mark.parametrize(("keep", "depends"), [("best", True), ("last", False)])
+def test_a_generator_chosen_by_the_feature_classifier_is_another_for_another_one(keep: str, depends: bool) -> None:
+    def keys(**feature_classifier: Any) -> dict[str, str]:
+        tree = {"training": {"keep": keep}, "feature_classifier": feature_classifier}
+        return stage_keys(METHOD, METHOD.config.model_validate(tree), "data")
+
+    before, after = keys(), keys(epochs=9)
+    for stage in ("bn", "ft", "finetune", "scratch"):
+        assert (before[stage] != after[stage]) == depends, stage
+
+
+def test_how_generators_are_measured_in_the_end_trains_none_again() -> None:
+    assert not {"bn", "ft", "finetune", "scratch", "pretrain"} & METHOD.touched(
+        {f"quality.{knob}" for knob in QualityConfig.model_fields}
+    )
 
 
 def test_paper_presets_hold_the_scripts_values() -> None:

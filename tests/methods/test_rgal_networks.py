@@ -12,9 +12,9 @@ from torch import nn
 from gankd import models
 from gankd.errors import UserError
 from gankd.models.classifier_import import load_checkpoint
-from gankd.models.inversion_generator import InversionGenerator
 from methods.rgal import losses
 from methods.rgal.checks import block_count
+from methods.rgal.networks import InversionGenerator
 from methods.rgal.synthesis import statistics_tap
 from tests.methods.rgal_fixtures import CIFAR10, CIFAR100, FIXTURES, arrays, fill, filled, texts, wrn_keys
 

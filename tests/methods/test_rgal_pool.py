@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from gankd.data.augment import normalise, to_uint8
-from methods.rgal import views
-from methods.rgal.pool import Pool, augmented
+from gankd.data.views import draw, viewed
+from methods.rgal.pool import Pool
+from methods.rgal.views import global_view, local_view
 from tests.methods.rgal_fixtures import arrays, context
 
 
@@ -68,18 +70,9 @@ def test_draws_cover_the_pool_evenly(tmp_path: Path) -> None:
     assert not torch.equal(pool.walk(ctx, 0, 8), before)
 
 
-def test_augmented_views_are_drawn_for_all_workers() -> None:
-    batch = torch.randint(256, (8, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    whole = augmented(batch.clone(), torch.Generator().manual_seed(1), slice(0, 8), 8, flip=True, crop_padding=2)
-    half = augmented(batch[4:].clone(), torch.Generator().manual_seed(1), slice(4, 8), 8, flip=True, crop_padding=2)
-    assert torch.equal(whole[4:], half)
-    assert not torch.equal(whole, normalise(batch))
-
-
 def test_crops_move_whole_pixels_over_a_black_border_and_are_differentiable() -> None:
     batch = torch.rand(64, 2, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    grid = views.draw_crops(64, 8, 3, True, torch.Generator().manual_seed(1))
-    made = views.crop(batch, grid, 3)
+    made = viewed(global_view(3, flip=True), batch, torch.Generator().manual_seed(1), slice(0, 64), 64)
     padded = torch.nn.functional.pad(batch.detach(), (3,) * 4, value=-1.0)
     found = set()
     for source, view in zip(padded, made.detach()):
@@ -99,18 +92,30 @@ def test_crops_move_whole_pixels_over_a_black_border_and_are_differentiable() ->
 
 def test_without_border_and_flip_a_view_is_the_image() -> None:
     batch = torch.rand(4, 3, 32, 32) * 2 - 1
-    grid = views.draw_crops(4, 32, 0, False, torch.Generator().manual_seed(0))
-    assert torch.equal(views.crop(batch, grid, 0), batch)
+    assert torch.equal(viewed(global_view(0, flip=False), batch, torch.Generator(), slice(0, 4), 4), batch)
 
 
-def test_resized_crops_stay_inside_and_cover_a_quarter_to_all() -> None:
-    grid = views.draw_resized_crops(500, 8, False, torch.Generator().manual_seed(0))
-    assert float(grid.abs().max()) <= 1
-    extent = (grid[:, -1, -1] - grid[:, 0, 0]) / (7 / 8 * 2)
+def test_local_views_stay_inside_and_cover_a_quarter_to_all() -> None:
+    (boxes,) = draw(local_view(flip=True), 500, 8, torch.Generator().manual_seed(0))
+    centre, extent = boxes[:, :2], boxes[:, 2:].abs()
+    assert bool((centre.abs() + extent <= 1 + 1e-6).all())
     area = extent.prod(1)
     assert 0.2 < float(area.min()) < 0.3
     assert 0.9 < float(area.max()) <= 1.001
-    # A ramp stays a ramp.
-    ramp = torch.linspace(-1, 1, 8).expand(1, 1, 8, 8)
-    view = views.resized_crop(ramp.expand(500, 1, 8, 8), grid)
-    assert bool((view.diff(dim=-1) > -1e-5).all())
+    assert 0.4 < float((boxes[:, 3] < 0).float().mean()) < 0.6
+
+
+def test_draws_are_those_of_earlier_versions() -> None:
+    """Offsets, then flips; area, aspect, centre, then flips: other draws would be another training."""
+    offsets, flips = draw(global_view(2, flip=True), 4, 8, torch.Generator().manual_seed(3))
+    by_hand = torch.Generator().manual_seed(3)
+    assert torch.equal(offsets, torch.randint(5, (2, 4), generator=by_hand).T)
+    assert torch.equal(flips, torch.rand(4, generator=by_hand) < 0.5)
+    (boxes,) = draw(local_view(flip=True), 4, 8, torch.Generator().manual_seed(3))
+    by_hand = torch.Generator().manual_seed(3)
+    area, aspect = 0.25 + 0.75 * torch.rand(4, generator=by_hand), torch.rand(4, generator=by_hand)
+    torch.testing.assert_close(boxes[:, 2] * boxes[:, 3].abs(), area)
+    torch.testing.assert_close(boxes[:, 3].abs() / boxes[:, 2], (aspect * 2 - 1).mul(math.log(4 / 3)).exp())
+    centre = (2 * torch.rand(2, 4, generator=by_hand) - 1).T * (1 - boxes[:, 2:].abs())
+    torch.testing.assert_close(boxes[:, :2], centre)
+    assert torch.equal(boxes[:, 3] < 0, torch.rand(4, generator=by_hand) < 0.5)

@@ -19,10 +19,11 @@ from gankd.data.augment import normalise
 from gankd.engine import Algorithm, train
 from gankd.errors import StageFailed, UserError
 from gankd.registry import find_method
+from methods.rgal.alternation import Alternation, NoiseTraining
 from methods.rgal.config import RgalConfig, StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters
 from methods.rgal.relations import DISTANCE_WEIGHTED, relation_loss
-from methods.rgal.stages import Alternation, NoiseTraining, train_student
+from methods.rgal.stages import train_student
 from methods.rgal.synthesis import Synthesis, draw_labels
 from methods.rgal.teacher_check import check_teacher
 from tests.methods.rgal_fixtures import CIFAR10, arrays, context, fill, filled, negative_matrix, texts, wrn_keys
@@ -150,7 +151,7 @@ def alternation(folder: Path, data: DataSet, teacher: Any, *assignments: str) ->
 
 def run(training: Any, steps: int | None = None) -> dict[str, Tensor]:
     steps = steps or training.steps
-    train(training.ctx, training, steps=steps, batch=10, evaluate_every=steps)
+    train(training.ctx, training, steps=steps, batch=10)
     return dict(training.student.state_dict())
 
 

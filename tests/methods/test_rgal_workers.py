@@ -31,8 +31,8 @@ def alternation(folder: Path, rank: int, world: int):  # type: ignore[no-untyped
     from gankd.config import build_config, parse_overrides, read_preset, with_knobs
     from gankd.data import load
     from gankd.registry import find_method
+    from methods.rgal.alternation import Alternation
     from methods.rgal.config import RgalConfig
-    from methods.rgal.stages import Alternation
     from tests.methods.rgal_fixtures import context
 
     preset = read_preset(find_method("rgal").presets, "smoke")

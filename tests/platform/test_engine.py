@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gankd.context import Context
-from gankd.engine import Algorithm, train
+from gankd.engine import Algorithm, train, update
 from gankd.errors import StageFailed
 from gankd.store import Store
 
@@ -27,7 +27,7 @@ class Noisy(Algorithm):
 
     def __init__(self, ctx: Context, poison: int = -1, kill_at: int = -1) -> None:
         network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 1))
-        self.network, self.poison, self.kill_at = network, poison, kill_at
+        self.ctx, self.network, self.poison, self.kill_at = ctx, network, poison, kill_at
         self.modules = {"network": network}
         self.optimizers = {"network": torch.optim.Adam(network.parameters(), 0.01)}
 
@@ -38,12 +38,10 @@ class Noisy(Algorithm):
         loss = (self.network(images) - images.sum(1, keepdim=True)).square().mean()
         if step == self.poison:
             loss = loss * float("nan")
-        self.optimizers["network"].zero_grad()
-        loss.backward()
-        self.optimizers["network"].step()
+        update(self.ctx, loss, self.optimizers["network"], self.network)
         return {"loss": loss.detach()}
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, step: int) -> dict[str, float]:
         return {"norm": float(sum(p.norm() for p in self.network.parameters()))}
 
 
@@ -84,6 +82,53 @@ def test_evaluations_are_reported_and_the_last_is_returned(tmp_path: Path) -> No
     last = train(ctx, Noisy(ctx), steps=25, batch=16, evaluate_every=10)
     assert [step for step, _ in reported] == [10, 20, 25]
     assert last == {"norm": reported[-1][1]}
+
+
+class Rounds(Noisy):
+    """Evaluated after steps 4 and 9 by its own rhythm; trials compare the count that goes on from 100."""
+
+    def due(self, step: int) -> bool:
+        return step in (4, 9)
+
+    def clock(self, step: int) -> int:
+        return 100 + step
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {"steps": float(step)}
+
+
+def test_an_algorithm_says_when_it_is_evaluated_and_in_what_count_it_is_compared(tmp_path: Path) -> None:
+    ctx, reported = context(tmp_path), []
+    ctx.report = lambda metrics, step: reported.append((step, metrics["stage/steps"]))
+    assert train(ctx, Rounds(ctx), steps=12, batch=16) == {"steps": 12}
+    assert reported == [(104, 4), (109, 9), (112, 12)]
+
+
+class Averaging(Context):
+    """As if another worker's gradients and statistics were all 1."""
+
+    def average(self, module: nn.Module) -> None:
+        for tensor in (*(p.grad for p in module.parameters()), *(b for b in module.buffers() if b.is_floating_point())):
+            tensor.fill_(1)  # type: ignore[union-attr]
+
+
+def test_an_update_steps_down_the_averaged_gradient_at_the_given_rate(tmp_path: Path) -> None:
+    ctx = Averaging("stage", "key", 3, tmp_path, Store(tmp_path), torch.device("cpu"))
+    first, second = nn.Sequential(nn.Linear(2, 2, bias=False), nn.BatchNorm1d(2)), nn.Linear(2, 1, bias=False)
+    optimizer = torch.optim.SGD([*first.parameters(), *second.parameters()], 123.0)
+    before = [p.detach().clone() for p in (*first.parameters(), *second.parameters())]
+    for _ in range(2):  # gradients do not pile up
+        update(ctx, second(first(torch.randn(5, 2))).mean(), optimizer, first, second, lr=0.25)
+    after = [*first.parameters(), *second.parameters()]
+    assert all(torch.equal(new, old - 0.25 - 0.25) for old, new in zip(before, after, strict=True))
+    assert first[1].running_mean.tolist() == [1, 1]
+
+
+def test_an_update_refuses_parameters_that_it_would_not_average(tmp_path: Path) -> None:
+    known, forgotten = nn.Linear(1, 1), nn.Linear(1, 1)
+    optimizer = torch.optim.SGD([*known.parameters(), *forgotten.parameters()], 0.1)
+    with pytest.raises(ValueError, match="in none of the modules"):
+        update(context(tmp_path), known(torch.ones(1, 1)).sum(), optimizer, known)
 
 
 def test_random_draws_depend_on_seed_stage_stream_and_step_only(tmp_path: Path) -> None:

@@ -13,8 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from gankd.config import build_config, parse_overrides, read_preset, with_knobs
-from gankd.pipeline import Job, stage_keys
+from gankd.data import load
+from gankd.naming import stage_keys
+from gankd.pipeline import Job
 from gankd.registry import find_method
+from tests.conftest import Workplace
 
 METHOD = find_method("cgan_kd")
 STAGES = (
@@ -52,12 +55,13 @@ def train_with(workers: int, folder: Path, settings: tuple[str, ...], stages: tu
     """Run the smoke preset's stages in as many processes; the folder of each artifact."""
     tree = with_knobs(read_preset(METHOD.presets, "smoke"), parse_overrides(settings))
     config = build_config(METHOD.config, tree)
-    job = Job("cgan_kd", config.model_dump(mode="json"), str(folder), stages=stages, fingerprint="same", threads=1)
+    job = Job("cgan_kd", config.model_dump(mode="json"), str(folder), stages=stages, threads=1)
     arguments = [[json.dumps(job.as_dict()), str(rank), str(workers), str(folder / "meeting")] for rank in range(workers)]
     folder.mkdir()
-    processes = [subprocess.Popen([sys.executable, "-c", WORKER, *each]) for each in arguments]
+    environment = Workplace(folder).environment
+    processes = [subprocess.Popen([sys.executable, "-c", WORKER, *each], env=environment) for each in arguments]
     assert [process.wait(timeout=240) for process in processes] == [0] * workers
-    keys = stage_keys(METHOD, config, "same")
+    keys = stage_keys(METHOD, config, load(config.data).fingerprint)
     return {stage: folder / "artifacts" / keys[stage] for stage in stages}
 
 

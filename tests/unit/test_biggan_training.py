@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from biggan_fixtures import close, fixture
+from gan_fixtures import context, generator_at, networks, reals, training
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.models import build
 from gankd.models.biggan_import import import_discriminator, import_generator
 from gankd.models.ema import ExponentialMovingAverage
-from gankd.stages.gan import GANHyperparameters, GANTraining
+from gankd.stages.gan import GANTraining
+from gankd.stages.gan_batch import Batch
 from gankd.stages.gan_losses import (
     add_orthogonal_gradient,
     gan_loss,
@@ -20,6 +21,7 @@ from gankd.stages.gan_losses import (
     softplus_discriminator,
     softplus_generator,
 )
+from gankd.stages.sections import GanTrainingConfig
 
 
 def test_hinge_and_softplus() -> None:
@@ -123,8 +125,8 @@ class Replay(GANTraining):
     def replay(self, zs: Tensor, ys: Tensor) -> None:
         self.record = iter(zip(zs, ys))
 
-    def draw_latent(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return next(self.record)
+    def draw(self, step: int, rng: torch.Generator, *, reals: bool) -> Batch:
+        return Batch(*next(self.record), *(self.real_batch(self.batch, rng) if reals else ()))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -134,17 +136,18 @@ def test_three_training_iterations(channels_last: bool) -> None:
     images = F.interpolate(expected["x_low"].double().flatten(0, 1), scale_factor=4)
     micro_batches = iter(zip(images.split(batch), expected["y_real"].flatten().split(batch)))
     lr = float(expected["lr"])
+    cfg = GanTrainingConfig(
+        batch=batch, d_steps=d_steps, d_lr=lr, precision="fp32", diffaugment=(),
+        ema_decay=float(expected["ema_decay"]), ema_start=int(expected["ema_start"]),
+    )  # fmt: skip
     training = Replay(
+        context(), cfg, lr,
         import_generator(fixture("biggan_core/train_steps", "G")).double(),
         import_discriminator(fixture("biggan_core/train_steps", "D")).double(),
         lambda n, rng: next(micro_batches),
-        GANHyperparameters(
-            batch=batch, discriminator_steps=d_steps,
-            discriminator_accumulations=d_parts, generator_accumulations=g_parts,
-            generator_learning_rate=lr, discriminator_learning_rate=lr, precision="fp32", channels_last=channels_last,
-            ema_decay=float(expected["ema_decay"]), ema_start=int(expected["ema_start"]),
-        ),
+        channels_last=channels_last,
     )  # fmt: skip
+    training.discriminator_parts, training.generator_parts = d_parts, g_parts
     training.replay(expected["zs"], expected["ys"])
     for i in range(iterations):
         metrics = training.step(i, torch.Generator())
@@ -159,27 +162,8 @@ def test_three_training_iterations(channels_last: bool) -> None:
             close(state[key], value, 3 * iterations * lr if key.endswith("stored_mean") else 1e-7)
 
 
-def reals(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    labels = torch.randint(3, (n,), generator=rng)
-    return torch.rand(n, 1, 8, 8, generator=rng) * 2 - 1, labels
-
-
-def training(seed: int = 0, **hyperparameters: object) -> GANTraining:
-    torch.manual_seed(seed)
-    kwargs = {"image_size": 8, "classes": 3, "image_channels": 1, "width": 8, "init": "ortho"}
-    return GANTraining(
-        build("biggan", dim_z=8, **kwargs), build("biggan_discriminator", **kwargs), reals,
-        GANHyperparameters(**({"batch": 4, "discriminator_steps": 2, "ema_start": 0} | hyperparameters)),
-    )  # fmt: skip
-
-
-def generator_at(step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(step)
-
-
 EVERYTHING = {
-    "diffaugment": ("color", "translation", "cutout"), "generator_orthogonal": 1e-4, "discriminator_orthogonal": 1e-4,
-    "discriminator_accumulations": 2, "generator_accumulations": 2,
+    "diffaugment": ("color", "translation", "cutout"), "orthogonal": 1e-4, "batch": 8, "accumulations": 2,
 }  # fmt: skip
 
 
@@ -211,22 +195,19 @@ def test_bf16_follows_fp32() -> None:
 
 def test_workers_share_one_global_batch() -> None:
     whole = training()
-    parts = [
-        GANTraining(whole.generator, whole.discriminator, reals, whole.hyperparameters, rank=rank, world_size=2)
-        for rank in range(2)
-    ]
-    z, labels = whole.draw_latent(generator_at(0))
-    halves = [part.draw_latent(generator_at(0)) for part in parts]
-    assert torch.equal(torch.cat([h[0] for h in halves]), z)
-    assert torch.equal(torch.cat([h[1] for h in halves]), labels)
+    parts = [GANTraining(context(rank, 2), whole.cfg, 2e-4, whole.generator, whole.discriminator, reals) for rank in range(2)]
+    drawn = whole.draw(0, generator_at(0), reals=False)
+    halves = [part.draw(0, generator_at(0), reals=False) for part in parts]
+    assert torch.equal(torch.cat([half.z for half in halves]), drawn.z)
+    assert torch.equal(torch.cat([half.fake_labels for half in halves]), drawn.fake_labels)
     with pytest.raises(UserError, match="multiple of 3"):
-        GANTraining(whole.generator, whole.discriminator, reals, whole.hyperparameters, world_size=3)
+        GANTraining(context(0, 3), whole.cfg, 2e-4, whole.generator, whole.discriminator, reals)
 
 
 def test_gradients_are_reduced_once_an_update_and_the_discriminator_is_left_trainable() -> None:
     calls: list[nn.Module] = []
-    one = training(discriminator_steps=2, discriminator_accumulations=3, generator_accumulations=2)
-    one.reduce = calls.append
+    one = training(d_steps=2, batch=12, accumulations=3)
+    one.ctx.average = calls.append  # type: ignore[method-assign]
     one.step(0, generator_at(0))
     assert calls == [one.discriminator, one.discriminator, one.generator]
     assert all(p.requires_grad for p in one.discriminator.parameters())
@@ -234,27 +215,28 @@ def test_gradients_are_reduced_once_an_update_and_the_discriminator_is_left_trai
 
 def test_accumulation_equals_one_larger_batch_for_the_discriminator() -> None:
     # The generator's batch norm sees smaller batches, so its images are replaced by given ones.
-    small, large = training(discriminator_accumulations=2), training(batch=8)
+    small, large = training(batch=8, accumulations=2), training(batch=8)
     images, labels = reals(16, generator_at(9))
     for one, size in ((small, 4), (large, 8)):
         batches = [iter(zip(images[i : i + 8].split(size), labels[i : i + 8].split(size))) for i in (0, 8)]
         fake_labels = iter(labels[8:].split(size))
         one.discriminator.double()
         one.dtype = torch.double
-        one.real_batch = lambda n, rng, it=batches[0]: next(it)
-        one.generate = lambda z, y, it=batches[1]: next(it)[0].double()  # type: ignore[method-assign]
-        one.draw_latent = lambda rng, it=fake_labels: (None, next(it))  # type: ignore[method-assign]
+        real = ((x.double(), y) for x, y in batches[0])
+        drawn = (Batch(torch.empty(0), y, *pair) for y, pair in zip(fake_labels, real))
+        one.generate = lambda batch, it=batches[1]: next(it)[0].double()  # type: ignore[method-assign]
+        one.draw = lambda step, rng, it=drawn, **_: next(it)  # type: ignore[method-assign]
         one.optimizers["discriminator"].zero_grad()
         # The power iteration moves with every forward; a converged u does not.
         with torch.no_grad():
             for _ in range(200):
                 one.discriminator(images[:1].double(), labels[:1])
         one.optimizers["discriminator"].step = lambda: None  # type: ignore[method-assign]
-        one.update_discriminator(generator_at(0))
+        one.update_discriminator(0, generator_at(0))
     for ours, theirs in zip(small.discriminator.parameters(), large.discriminator.parameters()):
         close(ours.grad, theirs.grad, 1e-6)
 
 
 def test_unknown_augmentation_is_an_error_before_training() -> None:
     with pytest.raises(UserError, match="'colour'"):
-        training(diffaugment=("colour",))
+        GANTraining(context(), GanTrainingConfig.model_construct(diffaugment=("colour",)), 2e-4, *networks(), reals)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gankd.metrics.frechet import classwise_frechet, covariance_root, frechet_distance, frechet_distance_of_few
+from gankd.metrics.frechet import classwise_frechet, covariance_factor, frechet_distance, frechet_distance_of_few
 from gankd.metrics.moments import Moments
 from tests.unit.metric_fixtures import fixture
 
@@ -80,7 +80,7 @@ def test_the_reference_value() -> None:
     torch.testing.assert_close(a.mean, FID["mu_A"], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(a.covariance, FID["sigma_A"], rtol=1e-10, atol=1e-12)
     assert frechet_distance(a, b) == exact(FID["fid_AB"])
-    assert frechet_distance(a, b, covariance_root(a.covariance)) == exact(FID["fid_AB"])
+    assert frechet_distance(a, b, covariance_factor(a.covariance)) == exact(FID["fid_AB"])
     assert frechet_distance_of_few(FID["A"], FID["B"]) == exact(FID["fid_AB"])
     assert frechet_distance(Moments.of(FID["A"][:150]), Moments.of(FID["A"][150:])) == exact(FID["first_half_A_fid"])
 
@@ -98,6 +98,24 @@ def test_fewer_samples_than_features() -> None:
     assert frechet_distance(Moments.of(a), Moments.of(b)) == pytest.approx(float(FID["small_fid"]), rel=1e-6)
     # Every root of an eigenvalue that should be 0 adds its rounding to the form by eigenvalues.
     assert frechet_distance_of_few(a, b) == pytest.approx(float(FID["small_fid_eigh"]), rel=1e-8)
+
+
+def test_singular_covariances_cost_no_digits() -> None:
+    """Fewer samples than features, one of them constant, and a spectrum that falls as that of image features does."""
+    rng = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(64, 64, generator=rng, dtype=torch.float64)).Q
+    falling = torch.logspace(0, -5, 64, dtype=torch.float64)
+    a, b = ((torch.randn(40, 64, generator=rng, dtype=torch.float64) * falling) @ turn * s for s in (1.0, 1.1))
+    a[:, 5], b[:, 5] = 0, 1
+    expected = frechet_distance_of_few(a, b)
+    assert frechet_distance(Moments.of(a), Moments.of(b)) == exact(expected)
+    assert frechet_distance(Moments.of(b), Moments.of(a)) == exact(expected)
+    assert frechet_distance(Moments.of(a), Moments.of(b[:20])) == exact(frechet_distance_of_few(a, b[:20]))
+    factor = covariance_factor(Moments.of(a).covariance)
+    assert factor.shape == (64, 39)
+    torch.testing.assert_close(factor @ factor.T, Moments.of(a).covariance, rtol=0, atol=1e-14)
+    still = moments(torch.zeros(3), torch.zeros(3, 3))
+    assert frechet_distance(still, still) == 0
 
 
 def test_large_means_do_not_cost_the_digits() -> None:

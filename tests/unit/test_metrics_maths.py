@@ -13,7 +13,7 @@ from gankd.metrics.inception_score import InceptionScore
 from gankd.metrics.kernel import gaussian_mmd, kernel_distance, mean_squared_distance
 from gankd.metrics.manifold import manifold_metrics, squared_radii
 from gankd.metrics.moments import Moments
-from gankd.metrics.pairs import Pairs
+from gankd.metrics.pairs import BLOCK, Pairs
 from tests.unit.metric_fixtures import fixture
 
 SCORE, KID, KMMD, MANIFOLD = fixture("inception_score"), fixture("kid"), fixture("kmmd"), fixture("precision_recall")
@@ -202,3 +202,9 @@ def test_torchmetrics_finds_the_same_fid_and_kid() -> None:
     fid, (kid, _) = theirs[0].compute(), theirs[1].compute()
     assert frechet_distance(Moments.of(real), Moments.of(fake)) == pytest.approx(float(fid), rel=1e-8)
     assert kernel_distance(*three(real, fake))[0] == pytest.approx(float(kid), rel=1e-8)
+
+
+def test_products_of_a_set_with_itself_are_those_of_all_pairs() -> None:
+    x = torch.randn(2 * BLOCK + 88, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (tile,) = Pairs(x).tiles()
+    torch.testing.assert_close(tile.products, x @ x.T, rtol=1e-12, atol=1e-12)

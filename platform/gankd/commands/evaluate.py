@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
 from gankd.config import build_config
-from gankd.data import DataConfig, DataSet, Split, load
+from gankd.data import DataConfig, DataSet, load
 from gankd.errors import StageFailed, UserError
+from gankd.method import Method
+from gankd.registry import find_method
 from gankd.stages.sections import QualityConfig
 from gankd.store import Store
 from gankd.store.artifact import Artifact
@@ -46,58 +47,64 @@ TITLES = {
 
 
 def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) -> dict[str, float] | Table:
-    """Accuracies of a registered classifier, or a table of all metrics of a registered generator.
+    """What a registered network scores by its data's task, or a table of all metrics of a registered generator.
 
     `changes` are knobs of `quality`, for generators. Raises UserError for what cannot be measured.
     """
     from gankd import models
+    from gankd.models.generative import is_generator
 
     uri = Tracker.default_uri(Path.cwd())
-    network, tags = models.load(fetch(uri, model)), version_tags(uri, model)
+    tags = version_tags(uri, model)
+    method = find_method(tags["gankd.method"])  # the recipe may name a network of the method's own
+    network = models.load(fetch(uri, model))
     data = load(DataConfig(**json.loads(tags["gankd.data_config"])))
-    if hasattr(network, "dim_z"):
-        return _generator_table(model, network, data, Store(storage), tags, changes)
+    if is_generator(network):
+        return _generator_table(model, method, data, Store(storage), tags, changes)
     if changes:
-        raise UserError(f"{model!r} is a classifier; {', '.join(f'--{name}' for name in changes)} is for generators")
-    return _accuracies(network, data)
+        raise UserError(f"{model!r} is no generator; {', '.join(f'--{name}' for name in changes)} is for generators")
+    return _task_metrics(network, data)
 
 
-def _accuracies(network: Any, data: DataSet) -> dict[str, float]:
-    """In percent."""
+def _task_metrics(network: Any, data: DataSet) -> dict[str, float]:
+    """The metric of the data's task on both held-out parts."""
     from gankd.data.augment import Resident
-    from gankd.stages.classifier import accuracy
+    from gankd.stages.task import task_of
 
-    return {
-        "val_accuracy": accuracy(network, Resident(data.val)),
-        "test_accuracy": accuracy(network, Resident(data.test)),
-        "test_images": float(len(data.test)),
-    }
+    task, parts = task_of(data), {"val": data.val, "test": data.test}
+    measured = {f"{name}_{task.metric}": task.measure(network, Resident(part)) for name, part in parts.items()}
+    return measured | {"test_images": float(len(data.test))}
 
 
 def _generator_table(
-    model: str, network: Any, data: DataSet, store: Store, tags: Mapping[str, str], changes: Mapping[str, Any]
+    model: str, method: Method, data: DataSet, store: Store, tags: Mapping[str, str], changes: Mapping[str, Any]
 ) -> Table:
     from gankd.context import Context, choose_device
     from gankd.metrics.extractors import from_weights
-    from gankd.stages.quality import extractor_of
+    from gankd.stages.quality import extractor_of, made_generator, of_classes
+    from gankd.stages.task import task_of
 
     keys = json.loads(tags["gankd.keys"])
-    made, feature_classifier = (
-        _artifact(store, "generator", tags["gankd.key"]),
-        _artifact(store, "feature_classifier", keys.get("feature_classifier", "")),
+    measuring = method.registered["generator"].partition("/")[0]
+    made, measured, feature_classifier = (
+        _artifact(store, what, key)
+        for what, key in (
+            ("generator", tags["gankd.key"]),
+            (measuring, keys[measuring]),
+            ("feature classifier", keys[method.roles["extractor"]]),
+        )
     )
-    measured = _artifact(store, "quality", keys["quality"]) if "quality" in keys else made
-    known = measured.config if measured is not made else made.manifest.get("sections", {}).get("quality", {})
-    cfg = build_config(QualityConfig, {**known, **changes})
-    # Stage and seed of the sweep: where a stage `quality` measured the generator, the same latents and so the same numbers.
+    cfg = build_config(QualityConfig, {**measured.config, **changes})
+    # Stage and seed of the sweep: the same latents and so the same numbers.
     ctx = Context(measured.stage, measured.key, measured.manifest["seed"], Path(), store, choose_device())
-    generator, parts = _with_its_classes(network.to(ctx.device), made, data, ctx.device)
+    generator, classes = made_generator(made, ctx.device)
+    parts = {name: of_classes(part, classes) for name, part in (("validation", data.val), ("test", data.test))}
     table = Table(title=f"{model}: {cfg.images} generated images", title_justify="left")
     for heading in ("metric", *(f"{name} ({len(part)})" for name, part in parts.items())):
         table.add_column(heading, justify="left" if heading == "metric" else "right", overflow="fold")
-    said: list[str] = [
-        f"accuracy of the feature classifier on the validation part: {feature_classifier.metrics['val_accuracy']:.2f} %"
-    ]
+    task = task_of(data)
+    known_by = feature_classifier.metrics[f"val_{task.metric}"]
+    said: list[str] = [f"{task.metric} of the feature classifier on the validation part: {known_by:.2f} {task.unit}"]
     extractors = [extractor_of(feature_classifier, ctx.device)]
     if cfg.extractor:
         extractors.append(from_weights(cfg.extractor, cfg.weights).to(ctx.device))
@@ -115,23 +122,6 @@ def _artifact(store: Store, what: str, key: str) -> Artifact:
             "give the --storage of the sweep that made it"
         )
     return artifact
-
-
-def _with_its_classes(network: Any, made: Artifact, data: DataSet, device: Any) -> tuple[Any, dict[str, Split]]:
-    """The generator, asked by the data's class numbers, and the images of its classes in the validation and test parts.
-
-    A generator of other classes than all those of the data has a file `classes.json`: the data's number of each of its own.
-    """
-    from gankd.stages.quality import CLASSES, Renumbered
-
-    parts = {"validation": data.val, "test": data.test}
-    if CLASSES in made.manifest["files"]:
-        classes = json.loads(made.file(CLASSES).read_text())
-        parts = {name: part.take(np.flatnonzero(np.isin(part.labels, classes))) for name, part in parts.items()}
-        return Renumbered(network, classes, device), parts
-    if network.classes != data.classes:
-        raise UserError(f"this generator has {network.classes} classes and its data set {data.name!r} has {data.classes}")
-    return network, parts
 
 
 def _measured(ctx: Any, cfg: QualityConfig, network: Any, extractor: Extractor, part: Any) -> tuple[dict[str, float], list[str]]:

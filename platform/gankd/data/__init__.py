@@ -4,9 +4,9 @@
 imported here; torch, torchvision, scikit-learn, h5py and Pillow are imported where they are used.
 """
 
-from gankd.data.catalogue import load
+from gankd.data.catalogue import load, read_config
 from gankd.data.config import NAMES, DataConfig
 from gankd.data.dataset import DataSet, Split
 from gankd.data.hdf5 import write_hdf5
 
-__all__ = ["NAMES", "DataConfig", "DataSet", "Split", "load", "write_hdf5"]
+__all__ = ["NAMES", "DataConfig", "DataSet", "Split", "load", "read_config", "write_hdf5"]

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gankd.data.dataset import Split
+from gankd.data.views import flip_and_crop, viewed
 from gankd.errors import UserError
 
 
@@ -27,34 +27,6 @@ def to_uint8(images: Tensor, *, truncate: bool = False) -> Tensor:
     """Images in [-1, 1] -> uint8 0..255, to the nearest level; truncated as references do, half a level too dark."""
     levels = (images * 0.5 + 0.5) * 255
     return (levels if truncate else levels.round()).clamp(0, 255).to(torch.uint8)
-
-
-def flip_some(images: Tensor, flips: Tensor) -> Tensor:
-    """Mirror the images (B, C, H, W) left to right where `flips` (bool, (B,)) says so. May reuse `images`."""
-    mirrored = images.flip(-1)
-    if images.device.type == "cpu":
-        # numpy moves whole images; torch.where goes pixel by pixel, several times slower on one core.
-        chosen = flips.numpy()
-        images.numpy()[chosen] = mirrored.numpy()[chosen]
-        return images
-    return torch.where(flips.view(-1, 1, 1, 1), mirrored, images)
-
-
-def crop_padded(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Cut H x W out of the images (B, C, H, W) after padding them with zeros.
-
-    `offsets` (2, B) are row and column of the cut in the padded image, 0..2 padding. As torchvision's RandomCrop(H,
-    padding) before normalisation: the border is black.
-    """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (padding,) * 4)
-    # (B, row, column, C, H, W): every possible crop as a view; indexing copies the wanted one.
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-    if images.device.type == "cpu":
-        # numpy copies row by row, torch pixel by pixel.
-        rows, columns = offsets.numpy()
-        return torch.from_numpy(windows.numpy()[np.arange(len(images)), rows, columns])
-    return windows[torch.arange(len(images), device=images.device), offsets[0], offsets[1]]
 
 
 class Resident:
@@ -83,7 +55,7 @@ class Resident:
         if not len(split):
             raise UserError("there are no images to draw batches from")
         self.device = torch.device(device)
-        self.flip, self.crop_padding = flip, crop_padding
+        self.view = flip_and_crop(flip, crop_padding)
         self.labels = torch.tensor(split.labels, device=self.device)
         self._host = np.asarray(split.images)
         self._resident: Tensor | None = None
@@ -153,12 +125,8 @@ class Resident:
         mine = slice(rank * n // world, (rank + 1) * n // world)
         index = index[mine]
         images = self._rows(index)
-        if rng is not None and self.flip:
-            flips = torch.rand(n, generator=rng, device=rng.device) < 0.5
-            images = flip_some(images, flips[mine].to(self.device))
-        if rng is not None and self.crop_padding:
-            offsets = torch.randint(2 * self.crop_padding + 1, (2, n), generator=rng, device=rng.device)
-            images = crop_padded(images, offsets[:, mine].to(self.device), self.crop_padding)
+        if rng is not None:
+            images = viewed(self.view, images, rng, mine, n)
         return normalise(images), self.labels[index.to(self.device)]
 
     def _rows(self, index: Tensor) -> Tensor:

@@ -33,6 +33,11 @@ def load(config: DataConfig) -> DataSet:
 
     Raises UserError when it is missing, damaged or not what a data set may be.
     """
+    return read_config(config)
+
+
+def read_config(config: DataConfig) -> DataSet:
+    """As `load`, but not kept: the caller holds the only copy."""
     source = _read(config)
     where = config.path or config.name
     classes = check_source(source, where)

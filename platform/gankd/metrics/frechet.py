@@ -14,28 +14,38 @@ from torch import Tensor
 from gankd.metrics.moments import Moments
 
 
-def covariance_root(covariance: Tensor) -> Tensor:
-    """The symmetric square root of a positive semidefinite (d, d); eigenvalues below 0 are rounding and count as 0."""
-    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
-    return vectors * values.clamp(min=0).sqrt() @ vectors.T
+def covariance_factor(covariance: Tensor) -> Tensor:
+    """F (d, r) with F F^T = `covariance`, positive semidefinite (d, d) of rank r: Cholesky's with pivots, on the CPU.
+
+    It stops where only rounding is left, so a singular covariance adds no roots of eigenvalues that should be 0.
+    """
+    from scipy.linalg.lapack import dpstrf
+
+    found, pivots, rank, _ = dpstrf(covariance.cpu().numpy(), lower=1)
+    factor = torch.zeros(len(covariance), rank, dtype=covariance.dtype)
+    factor[torch.from_numpy(pivots).long() - 1] = torch.from_numpy(found).tril()[:, :rank]
+    return factor.to(covariance.device)
 
 
-def frechet_distance(a: Moments, b: Moments, root_a: Tensor | None = None) -> float:
-    """From moments: Tr (A B)^(1/2) is the sum of the roots of the eigenvalues of A^(1/2) B A^(1/2), which is symmetric.
+def frechet_distance(a: Moments, b: Moments, factor_a: Tensor | None = None) -> float:
+    """From moments: Tr (A B)^(1/2) is the sum of the roots of the eigenvalues of F^T B F, which is symmetric, for A = F F^T.
 
-    `root_a` is `covariance_root(a.covariance)`, for who has it already.
+    `factor_a` is `covariance_factor(a.covariance)`, for who has it already.
     """
     if a.dim != b.dim:
         raise ValueError(f"features of {a.dim} and {b.dim} numbers do not compare")
-    root = covariance_root(a.covariance) if root_a is None else root_a
-    product = root @ b.covariance @ root
+    if b.count < a.count and b.count <= b.dim:
+        # The factor of the smaller rank: the other one's would give eigenvalues 0, and their roots are nothing but rounding.
+        a, b, factor_a = b, a, None
+    factor = covariance_factor(a.covariance) if factor_a is None else factor_a
+    product = factor.T @ b.covariance @ factor
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
     traces = a.covariance.trace() + b.covariance.trace()
     return float((a.mean - b.mean).square().sum() + traces - 2 * cross)
 
 
 def frechet_distance_of_few(a: Tensor, b: Tensor) -> float:
-    """From features (N, d) and (M, d): for fewer samples than dimensions, where the covariances are singular.
+    """From features (N, d) and (M, d): quicker for much fewer samples than dimensions.
 
     Tr (A B)^(1/2) is the nuclear norm of X Y^T / sqrt((N - 1)(M - 1)), X and Y the centred features: no d x d matrix, and no
     square roots of eigenvalues that should be 0.

@@ -19,8 +19,9 @@ def squared_radii(pairs: Pairs, k: int) -> Tensor:
     n = pairs.shape[0]
     nearest = pairs.x.new_full((n, k + 1), torch.inf)
     for tile in pairs.tiles():
-        candidates = torch.cat([nearest[tile.rows], pairs.distances(tile)], 1)
-        nearest[tile.rows] = candidates.topk(k + 1, largest=False).values
+        distances = pairs.distances(tile)
+        own = distances.topk(min(k + 1, distances.shape[1]), largest=False).values
+        nearest[tile.rows] = torch.cat([nearest[tile.rows], own], 1).topk(k + 1, largest=False).values
     return nearest[:, k]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 TILE = 2048
+BLOCK = 256  # columns at a time of a product with itself, of which half is mirrored
 # Networks compute in fp32: two features closer than this share of their squared norms are the same one.
 SAME = 1e-13
 
@@ -51,7 +52,14 @@ class Pairs:
 
     @cached_property
     def _whole(self) -> Tensor:
-        return self.x @ self.y.T
+        if not self.symmetric:
+            return self.x @ self.y.T
+        products = self.x.new_empty(self.shape)
+        for start in range(0, len(self.x), BLOCK):
+            end = start + BLOCK
+            products[start:, start:end] = self.x[start:] @ self.x[start:end].T
+            products[start:end, end:] = products[end:, start:end].T
+        return products
 
     def tiles(self) -> Iterator[Tile]:
         """Every pair once."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from gankd.errors import StageFailed
 from gankd.metrics.extractors import Extractor
-from gankd.metrics.frechet import classwise_frechet, covariance_root, frechet_distance, frechet_distance_of_few
+from gankd.metrics.frechet import classwise_frechet, covariance_factor, frechet_distance, frechet_distance_of_few
 from gankd.metrics.inception_score import InceptionScore
 from gankd.metrics.kernel import gaussian_mmd, kernel_distance, mean_squared_distance
 from gankd.metrics.manifold import manifold_metrics
@@ -73,8 +73,8 @@ class Features:
         return self.moments.count
 
     @cached_property
-    def covariance_root(self) -> Tensor:
-        return covariance_root(self.moments.covariance)
+    def covariance_factor(self) -> Tensor:
+        return covariance_factor(self.moments.covariance)
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -211,11 +211,8 @@ def _collected(extractor: Extractor, count: int, own: Features, seen: int, ctx: 
 
 
 def fid(real: Features, fake: Features) -> float:
-    """FID in the form that is stable for this many images."""
-    complete = len(real.rows) == real.count and len(fake.rows) == fake.count
-    if complete and min(real.count, fake.count) <= real.moments.dim:
-        return frechet_distance_of_few(real.rows, fake.rows)
-    return frechet_distance(real.moments, fake.moments, real.covariance_root)
+    """FID of all images seen; the factor of the real side is kept for the next."""
+    return frechet_distance(real.moments, fake.moments, real.covariance_factor)
 
 
 def intra_fid(real: Features, fake: Features) -> dict[int, float]:

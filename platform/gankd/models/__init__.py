@@ -40,11 +40,19 @@ CLASSIFIERS: dict[str, str] = {
     "densenet121": "gankd.models.densenet:densenet121",
     "densenet161": "gankd.models.densenet:densenet161",
 }
-OTHERS: dict[str, str] = {
-    "feature_extractor": "gankd.models.feature_extractor:FeatureExtractor",
-    "density_ratio": "gankd.models.density_ratio:DensityRatio",
-}
-MODELS: dict[str, str] = {**GENERATORS, **DISCRIMINATORS, **CLASSIFIERS, **OTHERS}
+# All that recipes may name; methods add their own by `allow`.
+MODELS: dict[str, str] = {**GENERATORS, **DISCRIMINATORS, **CLASSIFIERS}
+
+
+def allow(networks: Mapping[str, str]) -> None:
+    """Let recipes name a method's own networks too: name -> "module:callable". Saying the same again changes nothing.
+
+    Raises UserError when a name means another network already.
+    """
+    for name, place in networks.items():
+        if MODELS.get(name, place) != place:
+            raise UserError(f"the network name {name!r} means {MODELS[name]} already, not {place}; choose another name")
+    MODELS.update(networks)
 
 
 def build(name: str, **kwargs: Any) -> Any:

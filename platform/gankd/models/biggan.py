@@ -26,6 +26,7 @@ from gankd.models.biggan_blocks import (
     embed_labels,
     first_map,
 )
+from gankd.models.generative import Generative
 from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear, initialise
 
 # Channels in units of the width, from the first map to the last block's output; every block doubles the size from 4 px.
@@ -53,7 +54,7 @@ def check_image_size(image_size: int, known: Iterable[int]) -> None:
         raise UserError(f"image_size {image_size} has no BigGAN of this kind: choose one of {', '.join(map(str, known))}.")
 
 
-class GeneratorBody(nn.Module):
+class GeneratorBody(Generative):
     """What all our BigGAN generators share: stem, blocks, output. A subclass says how a class reaches the batch norms."""
 
     def grow(

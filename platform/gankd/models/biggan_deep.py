@@ -25,6 +25,7 @@ from gankd.models.biggan_blocks import (
     embed_labels,
     first_map,
 )
+from gankd.models.generative import Generative
 from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear, initialise
 
 RATIO = 4  # a block's channels over those of its 3x3 convolutions
@@ -89,7 +90,7 @@ class DiscriminatorBlock(nn.Module):
         return self.conv4(h) + x
 
 
-class Generator(nn.Module):
+class Generator(Generative):
     """z (N, dim_z) and labels (N,) to images (N, image_channels, S, S) in (-1, 1).
 
     Args:

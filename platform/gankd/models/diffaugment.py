@@ -13,11 +13,12 @@ policy:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from gankd.data.views import cut_out, part, shifted
 from gankd.errors import UserError
 
 SHIFT_RATIO = 1 / 8
@@ -50,11 +51,6 @@ def draw(n: int, height: int, width: int, policy: Sequence[str], generator: torc
     return draws
 
 
-def part(size: int, ratio: float) -> int:
-    """`ratio` of `size` pixels, rounded half up."""
-    return int(size * ratio + 0.5)
-
-
 def rows(draws: Draws, which: slice) -> Draws:
     """The draws of some of the images."""
     return {name: values[which] for name, values in draws.items()}
@@ -84,31 +80,15 @@ def contrast(x: Tensor, u: Tensor) -> Tensor:
     return torch.lerp(x.mean((1, 2, 3), keepdim=True), x, (u.to(x.dtype) + 0.5)[:, None, None, None])
 
 
-def translation(x: Tensor, shift: Tensor) -> Tensor:
-    n, channels, height, width = x.shape
-    row = torch.arange(height, device=x.device) + shift[:, :1]
-    column = torch.arange(width, device=x.device) + shift[:, 1:]
-    inside = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
-    # Positions outside read some pixel inside and are zeroed, so no gradient reaches that pixel twice.
-    source = row.clamp(0, height - 1)[:, :, None] * width + column.clamp(0, width - 1)[:, None, :]
-    moved = x.flatten(2).gather(2, source.flatten(1)[:, None, :].expand(n, channels, -1))
-    return moved.reshape(n, channels, height, width) * inside[:, None].to(x.dtype)
-
-
 def cutout(x: Tensor, centre: Tensor) -> Tensor:
-    def within(size: int, c: Tensor) -> Tensor:
-        extent = part(size, CUTOUT_RATIO)
-        position = torch.arange(size, device=x.device) - (c[:, None] - extent // 2)
-        return (position >= 0) & (position < extent)
-
-    hole = within(x.shape[2], centre[:, 0])[:, :, None] & within(x.shape[3], centre[:, 1])[:, None, :]
-    return x * ~hole[:, None]
+    height, width = (part(side, CUTOUT_RATIO) for side in x.shape[2:])
+    return cut_out(x, centre, height, width)
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "brightness": brightness,
     "saturation": saturation,
     "contrast": contrast,
-    "translation": translation,
+    "translation": shifted,
     "cutout": cutout,
 }

@@ -14,8 +14,8 @@ GAN_SIZES = {"biggan": (8, 16, 32, 64, 128, 256), "biggan_deep": (32, 64, 128, 2
 
 
 def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
-    """The network exists, and the checkpoint, if one is given, fits it and the data's classes."""
-    check_classes(name, cfg, data)
+    """The network exists, and the checkpoint, if one is given, fits it and the data's labels, which are known."""
+    check_labelled(name, cfg, data)
     if cfg.network not in CLASSIFIERS:
         raise UserError(
             f"knob '{name}.network' cannot be {cfg.network!r}{nearest(cfg.network, CLASSIFIERS)} "
@@ -32,6 +32,11 @@ def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
         raise UserError(
             f"knob '{name}.normalisation' needs {data.image_channels} means and as many stds, not {cfg.normalisation}"
         )
+    if cfg.flip and data.classes is None:
+        logging.getLogger(__name__).warning(
+            "%s.flip mirrors images and leaves their labels, in %s, as they are: set %s.flip=false where a mirrored image has "
+            "another label", name, data.label_unit or "no unit", name
+        )  # fmt: skip
     if cfg.checkpoint:
         from gankd.stages.classifier import build_classifier, load_user_checkpoint
 

@@ -1,4 +1,7 @@
-"""Classifiers: teacher, baseline student, feature extractor. Cross-entropy, SGD, one step rule for all."""
+"""Networks that tell an image's label: teacher, baseline student, feature extractor. SGD, one step rule for all.
+
+Whether they classify or tell a number is the data's task (`gankd.stages.task`).
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,29 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd import models
 from gankd.config import Section
 from gankd.context import Context
-from gankd.data import DataSet, Split
+from gankd.data import DataSet
 from gankd.data.augment import Resident
-from gankd.engine import Algorithm, autocast, evaluating, train
+from gankd.engine import Algorithm, autocast, train, update
 from gankd.models.classifier_import import load_checkpoint
 from gankd.models.sync_batch_norm import synchronise
-from gankd.pictures import heat_map
 from gankd.stages.schedule import cosine, multistep
 from gankd.stages.sections import ClassifierConfig
+from gankd.stages.task import task_of
 from gankd.store.artifact import Artifact
 
-EVALUATION_BATCH = 500
 EVALUATIONS = 20  # points of a validation curve
 
 Batch = tuple[Tensor, Tensor]
 Draw = Callable[[int, torch.Generator], Batch]
 
 
-def accuracy(network: nn.Module, images: Resident, ctx: Context | None = None) -> float:
-    """Share of right answers in percent. With `ctx`, every worker counts a part of the images."""
-    rank, world = (ctx.rank, ctx.world_size) if ctx else (0, 1)
-    right = torch.zeros((), device=images.device, dtype=torch.float64)
-    with evaluating(network):
-        for batch, labels in images.in_order(EVALUATION_BATCH, rank, world):
-            right += (network(batch).argmax(1) == labels).sum()
-    return 100 * float(ctx.sum(right) if ctx else right) / len(images)
-
-
 class ClassifierTraining(Algorithm):
-    """SGD on cross-entropy; `draw(step, rng)` gives this worker's images in [-1, 1] and labels."""
+    """SGD on the loss of the data's task; `draw(step, rng)` gives this worker's images in [-1, 1] and labels."""
 
     def __init__(
         self,
@@ -48,14 +39,14 @@ class ClassifierTraining(Algorithm):
         cfg: Any,
         network: nn.Module,
         draw: Draw,
-        validation: Split,
+        data: DataSet,
         rate: Callable[[int], float],
     ) -> None:
         self.ctx, self.cfg, self.draw, self.rate = ctx, cfg, draw, rate
         self.network = network.to(ctx.device).to(memory_format=torch.channels_last).train()
         if cfg.sync_batch_norm and ctx.world_size > 1:
             synchronise(network)
-        self.validation = Resident(validation, ctx.device)
+        self.task, self.validation = task_of(data), Resident(data.val, ctx.device)
         optimizer = torch.optim.SGD(
             network.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
         )
@@ -64,34 +55,23 @@ class ClassifierTraining(Algorithm):
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         images, labels = self.draw(step, rng)
         with autocast(self.ctx.device, self.cfg.precision):
-            loss = F.cross_entropy(self.network(images.contiguous(memory_format=torch.channels_last)), labels)
-        optimizer = self.optimizers["network"]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.ctx.average(self.network)
-        for group in optimizer.param_groups:
-            group["lr"] = self.cfg.lr * self.rate(step)
-        optimizer.step()
+            loss = self.task.loss(self.network(images.contiguous(memory_format=torch.channels_last)), labels)
+        update(self.ctx, loss, self.optimizers["network"], self.network, lr=self.cfg.lr * self.rate(step))
         return {"loss": loss.detach()}
 
-    def evaluate(self) -> dict[str, float]:
-        return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
-
-
-@torch.no_grad()
-def confusion(network: nn.Module, images: Resident, classes: int) -> Tensor:
-    """Row: true class, column: answer, value: share of the true class. (classes, classes)."""
-    counts = torch.zeros(classes, classes)
-    with evaluating(network):
-        for batch, labels in images.in_order(EVALUATION_BATCH):
-            counts.index_put_((labels.cpu(), network(batch).argmax(1).cpu()), torch.ones(len(labels)), accumulate=True)
-    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {f"val_{self.task.metric}": self.task.measure(self.network, self.validation, self.ctx)}
 
 
 def keep_classifier(ctx: Context, network: nn.Module, data: DataSet) -> None:
-    """Save a trained classifier, and log how it confuses the validation images."""
+    """Save a trained network, and log a picture of its answers to the validation images.
+
+    Its numbers compare with those of networks of the same architecture.
+    """
     models.save(network, ctx.out)
-    ctx.image("confusion", heat_map(confusion(network, Resident(data.val, ctx.device), data.classes or 0)))
+    task = task_of(data)
+    ctx.basis[""] = {"network": network.recipe}
+    ctx.image(task.picture_name, task.picture(network, Resident(data.val, ctx.device)))
 
 
 def rate_of(cfg: Any, steps: int, *, late_by: int = 0) -> Callable[[int], float]:
@@ -103,7 +83,7 @@ def rate_of(cfg: Any, steps: int, *, late_by: int = 0) -> Callable[[int], float]
 
 
 def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> Any:
-    """The network of `cfg` for the images and classes of `data`, freshly initialised."""
+    """The network of `cfg` for the images and labels of `data`, freshly initialised."""
     if cfg.width:
         extra["width"] = cfg.width
     if cfg.norm != "batch":
@@ -113,20 +93,21 @@ def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> Any:
     if cfg.normalisation:
         extra["normalisation"] = [list(numbers) for numbers in cfg.normalisation]
     return models.build(
-        cfg.network, classes=data.classes, image_channels=data.image_channels, image_size=data.image_size, **extra
+        cfg.network, classes=task_of(data).outputs, image_channels=data.image_channels, image_size=data.image_size, **extra
     )
 
 
 def train_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet) -> dict[str, float]:
-    """Train a classifier on the real training images, or take the user's checkpoint. Makes a saved network."""
+    """Train a network to tell the labels of the real training images, or take the user's checkpoint. Makes a saved network."""
     return fit_classifier(ctx, cfg, data, build_classifier(cfg, data))
 
 
 def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: nn.Module) -> dict[str, float]:
-    """Train `network` as `cfg` says and save it; its validation accuracy in percent and its number of parameters."""
+    """Train `network` as `cfg` says and save it; the metric of the data's task on the validation part, and its parameters."""
     if cfg.checkpoint:
         load_user_checkpoint(network, cfg)
-        found = {"val_accuracy": accuracy(network.to(ctx.device), Resident(data.val, ctx.device), ctx)}
+        task = task_of(data)
+        found = {f"val_{task.metric}": task.measure(network.to(ctx.device), Resident(data.val, ctx.device), ctx)}
     else:
         real = Resident(data.train, ctx.device, flip=cfg.flip, crop_padding=cfg.crop_padding)
         ctx.share(cfg.batch)
@@ -138,7 +119,7 @@ def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: 
 
         # RepDistiller compares `epoch > milestone`: one epoch later than everyone else.
         late_by = real.steps_for(1, cfg.batch) if cfg.reference_compat else 0
-        training = ClassifierTraining(ctx, cfg, network, draw, data.val, rate_of(cfg, steps, late_by=late_by))
+        training = ClassifierTraining(ctx, cfg, network, draw, data, rate_of(cfg, steps, late_by=late_by))
         found = train(ctx, training, steps=steps, batch=cfg.batch, evaluate_every=max(1, steps // EVALUATIONS))
     keep_classifier(ctx, network, data)
     return {**found, "parameters": float(sum(p.numel() for p in network.parameters()))}
@@ -156,6 +137,8 @@ def load_network(artifact: Artifact, device: torch.device | str = "cpu") -> Any:
 
 
 def test_network(ctx: Context, cfg: Section, data: DataSet, **network: Artifact) -> dict[str, float]:
-    """A test stage: accuracy in percent of the one artifact that it is given."""
+    """A test stage: the metric of the data's task, on the test part, of the one artifact that it is given."""
     (made,) = network.values()
-    return {"test_accuracy": accuracy(load_network(made, ctx.device), Resident(data.test, ctx.device), ctx)}
+    task, tested = task_of(data), load_network(made, ctx.device)
+    ctx.basis[""] = {"network": tested.recipe}
+    return {f"test_{task.metric}": task.measure(tested, Resident(data.test, ctx.device), ctx)}

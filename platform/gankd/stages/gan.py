@@ -2,203 +2,170 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gankd.context import Context
 from gankd.engine import Algorithm, autocast
-from gankd.errors import UserError
 from gankd.models import diffaugment
 from gankd.models.ema import ExponentialMovingAverage
+from gankd.stages.gan_batch import Batch, Seen, Terms, no_terms
 from gankd.stages.gan_losses import add_orthogonal_gradient, gan_loss
+from gankd.stages.sections import GanTrainingConfig
 
 # (n, rng) -> this worker's rows of a global batch of n: images (rows, C, H, W) in [-1, 1], integer labels (rows,).
 RealBatch = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
-# Weighted scalars, by name, that a generator's loss adds to the adversarial one.
-Penalty = Callable[[], dict[str, Tensor]]
-
-
-def single_worker(network: nn.Module) -> None:
-    """What there is to average over the workers when there is one: nothing."""
-
-
-@dataclass(frozen=True)
-class GANHyperparameters:
-    """Defaults: BigGAN's CIFAR recipe.
-
-    Attributes:
-        batch: images per micro-batch over all workers (reals and fakes each).
-        discriminator_steps: discriminator updates per generator update.
-        discriminator_accumulations, generator_accumulations: micro-batches per update.
-        learning rates, betas, adam_eps: Adam, without decay or schedule.
-        loss: "hinge" or "softplus".
-        ema_decay, ema_start: the averaged generator; before iteration `ema_start` it equals the live one.
-        generator_orthogonal, discriminator_orthogonal: strength of orthogonal regularisation, 0 for none.
-        diffaugment: operations on what the discriminator sees, any of "color", "translation", "cutout".
-        precision: "fp32", "bf16" (autocast), or "auto" (bf16 on a GPU).
-        channels_last: keep maps and weights channels-last, which convolutions prefer.
-    """
-
-    batch: int = 50
-    discriminator_steps: int = 4
-    discriminator_accumulations: int = 1
-    generator_accumulations: int = 1
-    generator_learning_rate: float = 2e-4
-    discriminator_learning_rate: float = 2e-4
-    betas: tuple[float, float] = (0.0, 0.999)
-    adam_eps: float = 1e-8
-    loss: str = "hinge"
-    ema_decay: float = 0.9999
-    ema_start: int = 1000
-    generator_orthogonal: float = 0.0
-    discriminator_orthogonal: float = 0.0
-    diffaugment: tuple[str, ...] = ()
-    precision: str = "auto"
-    channels_last: bool = True
 
 
 class GANTraining(Algorithm):
     """One `step` is an iteration: discriminator updates, then a generator update, then the average of the generator.
 
     The networks lie on the device where they are to train; they are changed in place. Only parameters that require a
-    gradient at the start are trained. Latents, labels and augmentations
-    are drawn for the global batch from the step's generator, of which every worker takes its rows.
+    gradient at the start are trained. Latents, labels and augmentations are drawn for the global batch from the step's
+    generator, of which every worker takes its rows. A method that draws otherwise (each label twice, labels with noise,
+    images weighted by their labels' distance) writes its own `draw`.
 
     Args:
-        reduce: called with a network behind the last backward of its update; averages its gradients over the workers.
-        penalty: terms of the generator's loss that do not depend on the batch; each is logged under its name.
+        cfg, g_lr: how it is trained, and the generator's learning rate.
+        generator_terms, discriminator_terms: further terms of either loss.
+        joined: further modules by the network ("generator", "discriminator") whose optimiser they join: they are trained,
+            frozen and averaged over the workers with it, and are part of the checkpoint, with their buffers.
+        start: iterations of an earlier stage that this one goes on from, as the scheduler counts.
 
-    Raises UserError for a batch that the workers cannot share evenly, an unknown loss or an unknown DiffAugment
-    operation.
+    Raises UserError for a batch that the workers cannot share evenly, or an unknown DiffAugment operation.
     """
 
     def __init__(
-        self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        real_batch: RealBatch,
-        hyperparameters: GANHyperparameters,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        reduce: Callable[[nn.Module], None] = single_worker,
-        penalty: Penalty | None = None,
-    ) -> None:
-        hp = self.hyperparameters = hyperparameters
-        if hp.batch % world_size:
-            raise UserError(f"batch {hp.batch} cannot be shared by {world_size} workers: choose a multiple of {world_size}.")
-        self.loss = gan_loss(hp.loss)
-        diffaugment.draw(0, 8, 8, hp.diffaugment, torch.Generator())  # an unknown operation is an error before training
-        share = hp.batch // world_size
-        self.rows = slice(rank * share, (rank + 1) * share)
-        self.real_batch, self.reduce, self.penalty = real_batch, reduce, penalty
-        self.device = next(generator.parameters()).device
-        self.dtype = next(generator.parameters()).dtype
-        self.dim_z, self.classes = cast(int, generator.dim_z), cast(int, generator.classes)
-        self.memory_format = torch.channels_last if hp.channels_last else torch.contiguous_format
+        self, ctx: Context, cfg: GanTrainingConfig, g_lr: float, generator: Any, discriminator: Any, real_batch: RealBatch, *,
+        generator_terms: Terms = no_terms, discriminator_terms: Terms = no_terms,
+        joined: Mapping[str, Mapping[str, nn.Module]] | None = None, start: int = 0, channels_last: bool = True,
+    ) -> None:  # fmt: skip
+        self.ctx, self.cfg, self.real_batch, self.start = ctx, cfg, real_batch, start
+        self.generator_terms, self.discriminator_terms = generator_terms, discriminator_terms
+        self.loss = gan_loss(cfg.loss)
+        diffaugment.draw(0, 8, 8, cfg.diffaugment, torch.Generator())  # an unknown operation is an error before training
+        self.discriminator_parts = self.generator_parts = cfg.accumulations
+        self.batch = cfg.batch // cfg.accumulations  # images of a micro-batch over all workers
+        share = ctx.share(self.batch)
+        self.rows = slice(ctx.rank * share, (ctx.rank + 1) * share)
+        self.device, self.dtype = (getattr(next(generator.parameters()), name) for name in ("device", "dtype"))
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.generator = generator.to(memory_format=self.memory_format)
         self.discriminator = discriminator.to(memory_format=self.memory_format)
-        self.trained = [p for p in discriminator.parameters() if p.requires_grad]
-        self.ema = ExponentialMovingAverage(generator, hp.ema_decay, hp.ema_start)
-        self.modules = {"generator": generator, "discriminator": discriminator, "generator_ema": self.ema.average}
-        self.optimizers = {
-            "generator": self.adam(generator, hp.generator_learning_rate),
-            "discriminator": self.adam(discriminator, hp.discriminator_learning_rate),
+        self.ema = ExponentialMovingAverage(generator, cfg.ema_decay, cfg.ema_start)
+        further = {side: dict((joined or {}).get(side, {})) for side in ("generator", "discriminator")}
+        self.sides = {
+            "generator": [generator, *further["generator"].values()],
+            "discriminator": [discriminator, *further["discriminator"].values()],
         }
+        self.modules = {"generator": generator, "discriminator": discriminator, "generator_ema": self.ema.average}
+        self.modules |= further["generator"] | further["discriminator"]
+        self.optimizers = {"generator": self.adam("generator", g_lr), "discriminator": self.adam("discriminator", cfg.d_lr)}
+        self.trained = [p for group in self.optimizers["discriminator"].param_groups for p in group["params"]]
 
-    def adam(self, network: nn.Module, learning_rate: float) -> torch.optim.Adam:
-        hp = self.hyperparameters
-        parameters = [p for p in network.parameters() if p.requires_grad]
-        fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.Adam(parameters, lr=learning_rate, betas=hp.betas, eps=hp.adam_eps, fused=fused)
+    def adam(self, side: str, learning_rate: float) -> torch.optim.Adam:
+        cfg = self.cfg
+        parameters = [p for network in self.sides[side] for p in network.to(self.device).parameters() if p.requires_grad]
+        return torch.optim.Adam(parameters, lr=learning_rate, betas=(cfg.beta1, cfg.beta2), eps=cfg.adam_eps, fused=True)
+
+    def clock(self, step: int) -> int:
+        return self.start + step
 
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         """Iteration `step` (from 0). Returns the losses of the last update of either network, scalars on the device."""
-        self.generator.train()
-        self.discriminator.train()
-        metrics = {}
-        for _ in range(self.hyperparameters.discriminator_steps):
-            metrics = self.update_discriminator(rng)
-        metrics |= self.update_generator(rng)
+        for network in (network for side in self.sides.values() for network in side):
+            network.train()
+        metrics: dict[str, Tensor] = {}
+        for _ in range(self.cfg.d_steps):
+            metrics = self.update_discriminator(step, rng)
+        metrics |= self.update_generator(step, rng)
         self.ema.update(step + 1)
         return metrics
 
-    def update_discriminator(self, rng: torch.Generator) -> dict[str, Tensor]:
-        hp, parts = self.hyperparameters, self.hyperparameters.discriminator_accumulations
+    def update_discriminator(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        parts, metrics = self.discriminator_parts, dict[str, Tensor]()
         self.optimizers["discriminator"].zero_grad(set_to_none=True)
-        loss_real, loss_fake = torch.zeros((2,), device=self.device)
         for _ in range(parts):
-            z, labels = self.draw_latent(rng)
+            batch = self.draw(step, rng, reals=True)
+            assert batch.reals is not None
+            assert batch.real_labels is not None
             with torch.no_grad():
-                fake = self.generate(z, labels)
-            real, real_labels = self.real_batch(hp.batch, rng)
-            images = torch.cat([fake, real.to(self.device, self.dtype, non_blocking=True)])
-            images = self.augment(images, batches=2, rng=rng)
-            logits = self.discriminate(images, torch.cat([labels, real_labels.to(self.device, non_blocking=True)]))
-            fake_logits, real_logits = logits.split([len(fake), len(real)])
-            real_term, fake_term = self.loss.discriminator(real_logits, fake_logits)
-            ((real_term + fake_term) / parts).backward()
-            loss_real = loss_real + real_term.detach() / parts
-            loss_fake = loss_fake + fake_term.detach() / parts
-        self.apply_gradients("discriminator", hp.discriminator_orthogonal)
-        return {"loss_discriminator_real": loss_real, "loss_discriminator_fake": loss_fake}
+                fakes = self.generate(batch)
+            images = self.augment(torch.cat([fakes, batch.reals]), batches=2, rng=rng)
+            features, logits = self.discriminate(images, torch.cat([batch.fake_labels, batch.real_labels]))
+            sizes = [len(fakes), len(batch.reals)]
+            of_fakes, of_reals = zip(*(values.split(sizes) for values in (images, features, logits)), strict=True)
+            seen = Seen(step, batch, fakes, *of_fakes, *of_reals)
+            real_term, fake_term = self.loss.discriminator(of_reals[-1], of_fakes[-1], batch.real_weights, batch.fake_weights)
+            losses = {"loss_discriminator_real": real_term, "loss_discriminator_fake": fake_term}
+            self.backward(losses | dict(self.discriminator_terms(seen)), parts, metrics)
+        self.apply_gradients("discriminator")
+        return metrics
 
-    def update_generator(self, rng: torch.Generator) -> dict[str, Tensor]:
-        hp, parts = self.hyperparameters, self.hyperparameters.generator_accumulations
+    def update_generator(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        parts, metrics = self.generator_parts, dict[str, Tensor]()
         self.optimizers["generator"].zero_grad(set_to_none=True)
         self.freeze_discriminator(True)
-        total = torch.zeros((), device=self.device)
         for _ in range(parts):
-            z, labels = self.draw_latent(rng)
-            images = self.augment(self.generate(z, labels), batches=1, rng=rng)
-            loss = self.loss.generator(self.discriminate(images, labels)) / parts
-            loss.backward()
-            total = total + loss.detach()
-        terms = self.penalty() if self.penalty else {}
-        if terms:
-            # Once behind the micro-batches: what does not depend on them has the same gradient in each.
-            torch.stack(list(terms.values())).sum().backward()
+            batch = self.draw(step, rng, reals=False)
+            fakes = self.generate(batch)
+            images = self.augment(fakes, batches=1, rng=rng)
+            seen = Seen(step, batch, fakes, images, *self.discriminate(images, batch.fake_labels))
+            losses = {"loss_generator": self.loss.generator(seen.fake_logits)}
+            self.backward(losses | dict(self.generator_terms(seen)), parts, metrics)
         self.freeze_discriminator(False)
-        self.apply_gradients("generator", hp.generator_orthogonal)
-        return {"loss_generator": total, **{name: term.detach() for name, term in terms.items()}}
+        self.apply_gradients("generator")
+        return metrics
 
-    def apply_gradients(self, name: str, orthogonal: float) -> None:
-        network = self.modules[name]
-        self.reduce(network)
-        if orthogonal:
-            add_orthogonal_gradient(network, orthogonal, exclude={"shared.weight"})
-        self.optimizers[name].step()
+    def backward(self, losses: Mapping[str, Tensor], parts: int, metrics: dict[str, Tensor]) -> None:
+        """Gradients of the mean over `parts` micro-batches of the losses' sum; adds what it has of each to `metrics`."""
+        (torch.stack([loss.reshape(()) for loss in losses.values()]).sum() / parts).backward()
+        for name, loss in losses.items():
+            metrics[name] = metrics.get(name, 0.0) + loss.detach() / parts
+
+    def apply_gradients(self, side: str) -> None:
+        """Average over the workers, regularise, step."""
+        for network in self.sides[side]:
+            self.ctx.average(network)
+        if self.cfg.orthogonal:
+            add_orthogonal_gradient(self.modules[side], self.cfg.orthogonal, exclude={"shared.weight"})
+        self.optimizers[side].step()
 
     def freeze_discriminator(self, frozen: bool) -> None:
-        """Through a frozen discriminator gradients reach the images only, which saves a third of its computation."""
+        """Through a frozen discriminator, and what joined it, gradients reach the images only: a third less to compute."""
         for parameter in self.trained:
             parameter.requires_grad_(not frozen)
 
-    def draw_latent(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """This worker's rows of z ~ N(0, 1), (batch, dim_z), and of labels uniform over the classes, (batch,)."""
-        n = self.hyperparameters.batch
-        z = torch.randn(n, self.dim_z, generator=rng, device=rng.device)
-        labels = torch.randint(self.classes, (n,), generator=rng, device=rng.device)
-        z, labels = z[self.rows], labels[self.rows]
-        return z.to(self.device, self.dtype, non_blocking=True), labels.to(self.device, non_blocking=True)
+    def draw(self, step: int, rng: torch.Generator, *, reals: bool) -> Batch:
+        """A micro-batch: z ~ N(0, 1) with labels uniform over the classes and, for the discriminator's update, `reals`."""
+        z = self.generator.latents(self.batch, rng)
+        labels = torch.randint(self.generator.classes, (self.batch,), generator=rng, device=rng.device)
+        drawn = [z[self.rows], labels[self.rows], *(self.real_batch(self.batch, rng) if reals else ())]
+        return Batch(*(self.here(values) for values in drawn))
+
+    def here(self, values: Tensor) -> Tensor:
+        """On the networks' device, and numbers in their precision."""
+        return values.to(self.device, self.dtype if values.is_floating_point() else values.dtype, non_blocking=True)
 
     def augment(self, images: Tensor, batches: int, rng: torch.Generator) -> Tensor:
         """DiffAugment on the concatenation of this worker's rows of `batches` global batches."""
-        hp = self.hyperparameters
-        if not hp.diffaugment:
+        if not self.cfg.diffaugment:
             return images
         height, width = images.shape[2:]
-        draws = [diffaugment.draw(hp.batch, height, width, hp.diffaugment, rng) for _ in range(batches)]
+        draws = [diffaugment.draw(self.batch, height, width, self.cfg.diffaugment, rng) for _ in range(batches)]
         return diffaugment.apply(images, diffaugment.concatenate(*(diffaugment.rows(d, self.rows) for d in draws)))
 
-    def generate(self, z: Tensor, labels: Tensor) -> Tensor:
-        with autocast(self.device, self.hyperparameters.precision):
-            return self.generator(z, labels)
+    def generate(self, batch: Batch) -> Tensor:
+        with autocast(self.device, self.cfg.precision):
+            images: Tensor = self.generator(batch.z, batch.fake_labels)
+            return images
 
-    def discriminate(self, images: Tensor, labels: Tensor) -> Tensor:
+    def discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (n, C) and logits (n, 1)."""
         images = images.contiguous(memory_format=self.memory_format)
-        with autocast(self.device, self.hyperparameters.precision):
-            return self.discriminator(images, labels)
+        with autocast(self.device, self.cfg.precision):
+            features = self.discriminator.features(images)
+            return features, self.discriminator.classify(features, labels)

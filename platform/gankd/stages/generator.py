@@ -1,66 +1,90 @@
-"""The generator stage: a class-conditional BigGAN on the real training images."""
+"""`fit_gan`, the one training of GANs, and the stage that trains a class-conditional BigGAN on the real training images."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
 
 from gankd import models
 from gankd.context import Context
-from gankd.data import DataSet
+from gankd.data import DataSet, Split
 from gankd.data.augment import Resident
+from gankd.engine import train
 from gankd.models.sync_batch_norm import synchronise
-from gankd.stages.gan import GANHyperparameters
-from gankd.stages.quality import extractor_of, load_real_statistics
-from gankd.stages.sections import GanConfig, QualityConfig
-from gankd.stages.watch import Watch, WatchedTraining, train_watched
+from gankd.stages.evaluation import Evaluation, RealSide
+from gankd.stages.gan import GANTraining
+from gankd.stages.quality import CLASSES
+from gankd.stages.sections import GanConfig, GanNetworkConfig, GanTrainingConfig
 from gankd.store.artifact import Artifact
 
-EVALUATION_BATCH = 100  # generated images at a time; workers share the batches
+
+class EvaluatedTraining(GANTraining):
+    """A GAN that is evaluated on the way."""
+
+    evaluation: Evaluation
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return self.evaluation.at(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"best": self.evaluation.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.evaluation.load_state_dict(state["best"])
 
 
-def train_generator(
-    ctx: Context, cfg: GanConfig, data: DataSet, feature_classifier: Artifact, real_statistics: Artifact
-) -> dict[str, float]:
-    """Train the GAN; the artifact is an averaged generator (EMA), the last or the best one as `cfg.keep` says.
+def gan_training(
+    ctx: Context, cfg: GanTrainingConfig, g_lr: float, generator: Any, discriminator: Any, images: Split, *,
+    kind: type[EvaluatedTraining] = EvaluatedTraining, **further: Any,
+) -> EvaluatedTraining:  # fmt: skip
+    """The training of these networks on real images, labels 0 .. M - 1.
 
-    The other one lies in the subfolder named after it. Sample grids and all metrics on the validation part are logged on
-    the way; the metrics returned are those of the generator that is kept.
+    kind: a method's own, which draws otherwise. further: see `GANTraining`.
     """
-    ctx.share(cfg.batch)
-    generator, discriminator = build_gan(cfg, data)
     if cfg.sync_batch_norm and ctx.world_size > 1:
         synchronise(generator)
-    real = Resident(data.train, ctx.device, flip=cfg.flip)
-
-    def real_batch(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return real.batch(n, rng, ctx.rank, ctx.world_size)
-
-    training = WatchedTraining(
-        generator.to(ctx.device),
-        discriminator.to(ctx.device),
-        real_batch,
-        hyperparameters(cfg),
-        rank=ctx.rank,
-        world_size=ctx.world_size,
-        reduce=ctx.average,
-    )
-    watch = Watch(
-        ctx,
-        training.ema.average,
-        extractor_of(feature_classifier, ctx.device),
-        load_real_statistics(real_statistics, ctx.device),
-        QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH),
-        steps=cfg.steps,
-        evaluations=cfg.evaluations,
-        sample_grids=cfg.sample_grids,
-        keep=cfg.keep,
-    )
-    found = train_watched(ctx, training, watch, cfg.batch * cfg.d_steps)
-    return found | {"parameters": float(sum(p.numel() for p in generator.parameters()))}
+    real = Resident(images, ctx.device, flip=cfg.flip)
+    networks = generator.to(ctx.device), discriminator.to(ctx.device)
+    return kind(ctx, cfg, g_lr, *networks, lambda n, rng: real.batch(n, rng, ctx.rank, ctx.world_size), **further)
 
 
-def build_gan(cfg: GanConfig, data: DataSet) -> tuple[nn.Module, nn.Module]:
+def fit_gan(
+    ctx: Context, training: EvaluatedTraining, feature_classifier: Artifact, real: Split, classes: Sequence[int] = ()
+) -> dict[str, float]:
+    """Train to the end, evaluated on the way. Makes the averaged generator (EMA), the last or the best as `keep` says.
+
+    Sample grids and all metrics are logged. `real`: validation images to compare with, of these classes of the data, whose
+    numbers the generator's own, 0 .. M - 1, have there; empty where they are all. Returns the generator's metrics (of the best
+    one), the step it is of, and its number of parameters.
+    """
+    cfg, since = training.cfg, time.perf_counter()
+    # Only now, with all networks drawn: what is merely looked with must not move torch's generator before.
+    against = RealSide.of(ctx, cfg, feature_classifier, real, classes)
+    training.evaluation = Evaluation(ctx, cfg, training.ema.average, against)  # type: ignore[arg-type]
+    shown = cfg.batch * cfg.d_steps
+    train(ctx, training, steps=cfg.steps, batch=shown, evaluate_every=training.evaluation.every)
+    share = training.evaluation.seconds / max(time.perf_counter() - since, 1e-9)
+    ctx.log({"evaluation_share": share}, training.clock(cfg.steps))
+    if classes:
+        (ctx.out / CLASSES).write_text(json.dumps([int(number) for number in classes]))
+    metrics = training.evaluation.keep()
+    if cfg.keep == "best":
+        ctx.basis[against.extractor.name] = {"extractor": against.extractor.tag, "images": cfg.evaluation_images}
+    return metrics | {"parameters": float(sum(p.numel() for p in training.generator.parameters()))}
+
+
+def train_generator(ctx: Context, cfg: GanConfig, data: DataSet, feature_classifier: Artifact) -> dict[str, float]:
+    """A class-conditional BigGAN on the real training images."""
+    training = gan_training(ctx, cfg, cfg.g_lr, *build_gan(cfg, data), data.train)
+    return fit_gan(ctx, training, feature_classifier, data.val)
+
+
+def build_gan(cfg: GanNetworkConfig, data: DataSet) -> tuple[nn.Module, nn.Module]:
     """Generator and discriminator of `cfg` for the images and classes of `data`, freshly initialised."""
     common = {
         "image_size": data.image_size,
@@ -75,22 +99,3 @@ def build_gan(cfg: GanConfig, data: DataSet) -> tuple[nn.Module, nn.Module]:
     if cfg.network == "biggan":
         latent["hierarchical"] = cfg.hierarchical
     return models.build(cfg.network, **common, **latent), models.build(f"{cfg.network}_discriminator", **common)
-
-
-def hyperparameters(cfg: GanConfig) -> GANHyperparameters:
-    """The knobs of a GAN as its training takes them."""
-    return GANHyperparameters(
-        batch=cfg.batch // cfg.accumulations,
-        discriminator_steps=cfg.d_steps,
-        discriminator_accumulations=cfg.accumulations,
-        generator_accumulations=cfg.accumulations,
-        generator_learning_rate=cfg.g_lr,
-        discriminator_learning_rate=cfg.d_lr,
-        betas=(cfg.beta1, cfg.beta2),
-        adam_eps=cfg.adam_eps,
-        ema_decay=cfg.ema_decay,
-        ema_start=cfg.ema_start,
-        generator_orthogonal=cfg.orthogonal,
-        diffaugment=cfg.diffaugment,
-        precision=cfg.precision,
-    )

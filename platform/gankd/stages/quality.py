@@ -30,6 +30,7 @@ from gankd.metrics.extractors import Extractor, classifier, from_weights
 from gankd.metrics.suite import Features, cautions, intra_fid, measure, real_side, suite
 from gankd.stages.classifier import load_network
 from gankd.stages.sections import QualityConfig
+from gankd.stages.task import task_of
 from gankd.store.artifact import Artifact
 
 REAL_STATISTICS, CLASSES = "features.safetensors", "classes.json"
@@ -80,9 +81,7 @@ def generated(ctx: Context, generator: Any, labels: Tensor, batch: int, stream: 
     """This worker's batches of images in [-1, 1] for the global sequence of `labels`; each batch has latents of its own seed."""
     for index, part in enumerate(labels.split(batch)):
         if index % ctx.world_size == ctx.rank:
-            rng = ctx.rng(index, stream)
-            z = torch.randn(len(part), generator.dim_z, generator=rng, device=rng.device)
-            yield generator(z, part.to(ctx.device)), part
+            yield generator.sample(len(part), part.to(ctx.device), ctx.rng(index, stream)), part
 
 
 class Renumbered:
@@ -93,19 +92,33 @@ class Renumbered:
     """
 
     def __init__(self, generator: Any, classes: Sequence[int], device: torch.device | str) -> None:
-        self.generator, self.dim_z = generator, generator.dim_z
+        self.generator = generator
         self.place = torch.full((max(classes) + 1,), -1, device=device)
         self.place[torch.tensor(classes, device=device)] = torch.arange(len(classes), device=device)
 
-    def __call__(self, z: Tensor, labels: Tensor) -> Tensor:
-        images: Tensor = self.generator(z, self.place[labels])
+    def sample(self, n: int, labels: Tensor, rng: torch.Generator) -> Tensor:
+        images: Tensor = self.generator.sample(n, self.place[labels], rng)
         return images
+
+
+def made_generator(made: Artifact, device: torch.device | str) -> tuple[Any, list[int]]:
+    """The generator of an artifact, asked by the data's class numbers, and which these are where they are not all."""
+    network = load_network(made, device)
+    if CLASSES not in made.manifest["files"]:
+        return network, []
+    classes: list[int] = json.loads(made.file(CLASSES).read_text())
+    return Renumbered(network, classes, device), classes
+
+
+def of_classes(part: Split, classes: Sequence[int]) -> Split:
+    """The images of these classes, in their order, with the data's labels; all when none is named."""
+    return part.take(np.flatnonzero(np.isin(part.labels, classes))) if len(classes) else part
 
 
 def generated_features(
     ctx: Context, cfg: QualityConfig, generator: Any, extractor: Extractor, labels: Tensor, stream: str = "quality"
 ) -> Features:
-    """One pass over an image of `generator` (in eval mode, with `dim_z`) for each of `labels` int64 (N,).
+    """One pass over an image of `generator` (in eval mode) for each of `labels` int64 (N,).
 
     `stream` names the latents: the same stream, the same latents.
     """
@@ -137,6 +150,7 @@ def measure_real(ctx: Context, cfg: QualityConfig, data: DataSet, feature_classi
     extractor = extractor_of(feature_classifier, ctx.device)
     real = real_features(ctx, cfg, data.val, extractor)
     real.save(ctx.out / REAL_STATISTICS)
+    note_basis(ctx, cfg, extractor, real)
     return real_side(real, extractor.name)
 
 
@@ -153,17 +167,47 @@ def score_generator(
     real_statistics: Artifact,
     **generator: Artifact,
 ) -> dict[str, float]:
-    """The stage `quality`: all metrics of the one further artifact, a generator. Makes metrics.json."""
+    """A stage `quality`: all metrics of the one further artifact, a generator. Makes metrics.json."""
     (made,) = generator.values()
-    network = load_network(made, ctx.device)
+    asked, classes = made_generator(made, ctx.device)
 
     def sampled(extractor: Extractor, real: Features) -> Features:
-        return sampled_features(ctx, cfg, network, extractor, real)
+        return sampled_features(ctx, cfg, asked, extractor, real)
 
     how = {"generator": made.key, "labels": cfg.labels, "latent_std": 1.0, "batch_norm": "running", "ema": True}
-    real = load_real_statistics(real_statistics, ctx.device)
-    found = score(ctx, cfg, data, data.val, extractor_of(feature_classifier, ctx.device), real, sampled, how)
-    return found | {"feature_classifier_accuracy": feature_classifier.metrics["val_accuracy"]}
+    real, part = load_real_statistics(real_statistics, ctx.device), of_classes(data.val, classes)
+    metrics = score(ctx, cfg, data, part, extractor_of(feature_classifier, ctx.device), real, sampled, how)
+    return metrics | trust_in(feature_classifier, data)
+
+
+TESTED = ("fid", "kid", "intra_fid")
+
+
+def test_generator(
+    ctx: Context, cfg: QualityConfig, data: DataSet, feature_classifier: Artifact, **generator: Artifact
+) -> dict[str, float]:
+    """A test stage: FID, KID and intra-FID of the one further artifact, a generator, against the test images of its classes."""
+    (made,) = generator.values()
+    asked, classes = made_generator(made, ctx.device)
+    extractor = extractor_of(feature_classifier, ctx.device)
+    real = real_features(ctx, cfg, of_classes(data.test, classes), extractor)
+    note_basis(ctx, cfg, extractor, real)
+    metrics = score_network(ctx, cfg, asked, extractor, real)
+    names = [f"{name}_{extractor.name}" for name in TESTED]
+    return {f"test_{name}": metrics[name] for name in names if name in metrics}  # intra-FID needs two images of a class
+
+
+def note_basis(ctx: Context, cfg: QualityConfig, extractor: Extractor, real: Features, images: int | None = None) -> None:
+    """Put down what this extractor's numbers depend on beside the data: only numbers of an equal basis compare.
+
+    `images`: how many images are measured, where that is not `cfg.images`.
+    """
+    counts = {"real images": real.count, "images": cfg.images if images is None else images}
+    name = extractor.name
+    ctx.basis[name] = {"extractor": extractor.tag, "classes": sorted(real.class_counts()), **counts}
+    ctx.basis[f"kid_{name}"] = {"subsets": [cfg.kid_subsets, cfg.kid_subset_size]}
+    for metric in ("precision", "recall", "density", "coverage"):
+        ctx.basis[f"{metric}_{name}"] = {"neighbours": cfg.neighbours}
 
 
 def score_images(
@@ -177,7 +221,13 @@ def score_images(
 
     real = load_real_statistics(real_statistics, ctx.device)
     found = score(ctx, cfg, data, data.val, extractor_of(feature_classifier, ctx.device), real, given, {"images_of": made.key})
-    return found | {"feature_classifier_accuracy": feature_classifier.metrics["val_accuracy"]}
+    return found | trust_in(feature_classifier, data)
+
+
+def trust_in(feature_classifier: Artifact, data: DataSet) -> dict[str, float]:
+    """How far a feature classifier's features can be trusted: what it scores on the validation part."""
+    metric = task_of(data).metric
+    return {f"feature_classifier_{metric}": feature_classifier.metrics[f"val_{metric}"]}
 
 
 def score(
@@ -203,6 +253,7 @@ def score(
     reports = {}
     for extractor, known in extractors:
         fake = features(extractor, known)
+        note_basis(ctx, cfg, extractor, known, fake.count)
         found = suite(known, fake, cfg, extractor.name)
         reports[extractor.tag] = report(ctx, cfg, data, extractor, known, fake, how) | {"metrics": found}
         metrics |= found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,7 +15,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 class ClassifierConfig(Section):
-    """A classifier trained by cross-entropy with SGD."""
+    """A network that tells the labels, classes or a number, trained with SGD."""
 
     network: str = knob("small_cnn", "network by name (`gankd.models.CLASSIFIERS`)", origin="ours")
     width: int = knob(0, "width of `small_cnn`; 0 for networks without one", unit="channels", origin="ours", ge=0, le=512)
@@ -52,8 +52,8 @@ class ClassifierConfig(Section):
     )
 
 
-class GanConfig(Section):
-    """A class-conditional BigGAN: hinge loss, spectral norm, DiffAugment, EMA."""
+class GanNetworkConfig(Section):
+    """Generator and discriminator of a class-conditional GAN."""
 
     network: Literal["biggan", "biggan_deep"] = knob("biggan", "family of both networks", origin="BigGAN")
     width: int = knob(64, "channel multiplier of both networks", unit="channels", origin="BigGAN CIFAR script", ge=1, le=256)
@@ -70,15 +70,24 @@ class GanConfig(Section):
     init: Literal["N02", "ortho", "xavier"] = knob("N02", "weight initialisation", origin="BigGAN CIFAR script")
     sn_eps: float = knob(1e-8, "epsilon of spectral normalisation", origin="BigGAN CIFAR script", gt=0, lt=1)
     bn_eps: float = knob(1e-5, "epsilon of batch normalisation", origin="BigGAN", gt=0, lt=1)
+
+
+# Knobs and the input by which a generator is only looked at while it trains.
+EVALUATING = frozenset({"evaluations", "evaluation_images", "feature_classifier"})
+
+
+class GanTrainingConfig(Section):
+    """How a GAN is trained, and how it is looked at meanwhile; whose the generator's rate is, says the stage."""
+
     steps: int = knob(38_000, "generator steps", unit="steps", origin="cGAN-KD CIFAR-100: EMA at 38k", ge=1)
     batch: int = knob(512, "images per update over all workers", unit="images", origin="cGAN-KD CIFAR-100", ge=2)
     accumulations: int = knob(1, "micro-batches per update", origin="cGAN-KD CIFAR-100", ge=1, le=1024)
     d_steps: int = knob(4, "discriminator updates per generator update", origin="cGAN-KD CIFAR-100", ge=1, le=32)
-    g_lr: float = knob(2e-4, "generator's learning rate", origin="cGAN-KD CIFAR-100", gt=0, le=1)
     d_lr: float = knob(2e-4, "discriminator's learning rate", origin="cGAN-KD CIFAR-100", gt=0, le=1)
     beta1: float = knob(0.0, "Adam's first decay", origin="BigGAN", ge=0, lt=1)
     beta2: float = knob(0.999, "Adam's second decay", origin="BigGAN", gt=0, lt=1)
     adam_eps: float = knob(1e-8, "Adam's epsilon", origin="BigGAN CIFAR script", gt=0, lt=1)
+    loss: Literal["hinge", "softplus"] = knob("hinge", "adversarial loss", origin="BigGAN")
     ema_decay: float = knob(0.9999, "decay of the generator's moving average", origin="BigGAN", ge=0, lt=1)
     ema_start: int = knob(
         1000, "steps before which the average is the live generator", unit="steps", origin="BigGAN CIFAR script", ge=0
@@ -95,16 +104,26 @@ class GanConfig(Section):
     )
     keep: Literal["last", "best"] = knob(
         "last",
-        "which averaged generator is the artifact: the last, or that of the lowest FID; the other is kept beside it",
+        "which averaged generator is the artifact: the last, or that of the lowest FID, with the last kept beside it",
         origin="cGAN-KD takes the last",
     )
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
+    def inert(self) -> frozenset[str]:
+        """Evaluating changes nothing of a generator that is the last one."""
+        return frozenset({"sample_grids"}) | (EVALUATING if self.keep == "last" else frozenset())
+
     @model_validator(mode="after")
-    def _whole_micro_batches(self) -> GanConfig:
+    def _whole_micro_batches(self) -> Self:
         check_micro_batches("the GAN's ", self.batch, self.accumulations)
         return self
+
+
+class GanConfig(GanTrainingConfig, GanNetworkConfig):
+    """A class-conditional BigGAN: hinge loss, spectral norm, DiffAugment, EMA."""
+
+    g_lr: float = knob(2e-4, "generator's learning rate", origin="cGAN-KD CIFAR-100", gt=0, le=1)
 
 
 def check_micro_batches(whose: str, batch: int, accumulations: int) -> None:

@@ -167,6 +167,6 @@ def comparable_facts(sweep: Sweep, record: TrialRecord, store: Store, metric: st
     basis = (store.manifest(record.keys[stage]) or {}).get("basis", {})
     facts: dict[str, Any] = {"metric": name, "data": sweep.fingerprint}
     for suffix, part in basis.items():
-        if not suffix or name.endswith(f"_{suffix}"):
+        if not suffix or name == suffix or name.endswith(f"_{suffix}"):
             facts |= part
     return facts

@@ -21,7 +21,10 @@ class Live:
     """Follows the events of a sweep and shows them, as bars on a terminal and as lines elsewhere. A context manager."""
 
     def __init__(self, console: Console, sweep: Sweep, reader: EventReader) -> None:
+        from gankd.sweep.points import trials_possible  # imports Ray
+
         self.console, self.sweep, self.reader = console, sweep, reader
+        self.trials = trials_possible(sweep)
         self.best = -math.inf if sweep.space.mode == "max" else math.inf
         self.done = 0
         self._cursor: dict[str, int] = {}
@@ -90,6 +93,6 @@ class Live:
         self.best = value if better and event["status"] == "finished" else self.best
         best = f"{self.best:.2f}" if math.isfinite(self.best) else "none yet"
         self.console.print(
-            f"trial {event['trial']} {event['status']} ({self.done} of {self.sweep.request.trials}), "
+            f"trial {event['trial']} {event['status']} ({self.done} of {self.trials}), "
             f"{self.sweep.space.metric} {value:.2f}, best {best}"
         )

@@ -19,6 +19,7 @@ from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
 from gankd.naming import changed_code, name_artifacts
 from gankd.pictures import trial_curves
+from gankd.prepared_data import obtain
 from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
 from gankd.sweep.conclusion import Conclusion, draw_conclusion, summary, validation_curves, what_numbers_depend_on
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Conclusion:
     """Run the sweep, or what is left of it. Raises UserError when nothing came out of it, KeyboardInterrupt as it comes."""
+    from gankd.sweep.remarks import remarks  # imports Ray
+
     sweep.records.save_request(sweep.request.model_dump(mode="json"))
     with ExitStack() as stack:
         tracker = open_tracker(sweep)
@@ -47,6 +50,8 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
             cluster = cache(partial(_start_ray, sweep, address, stack))
             console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
             announce(sweep, console)
+            for sentence in remarks(sweep, this_machine=not address):
+                console.print(sentence)
             with Live(console, sweep, EventReader(sweep.records.events)):
                 conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
             _record_conclusion(sweep, conclusion, tracker, events, console)
@@ -114,6 +119,8 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
     have = start_ray(address)
     stack.callback(ray.shutdown)
     check_fits(sweep.request.resources(sweep.request.workers), have, "a trial")
+    obtain(Store(sweep.storage), sweep.config.data, sweep.fingerprint)  # once for all; the private copy is given back
+    load.cache_clear()
     if sweep.shared():
         check_fits(sweep.request.shared_resources(), have, "the shared stages")
     return have

@@ -26,10 +26,11 @@ def network_and_example(folder: Path) -> tuple[nn.Module, tuple[Tensor, ...]]:
     import torch
 
     from gankd import models
+    from gankd.models.generative import is_generator
 
     network = models.load(folder)
-    if hasattr(network, "dim_z"):
-        return network, (torch.zeros(2, network.dim_z), torch.zeros(2, dtype=torch.long))
+    if is_generator(network):
+        return network, network.example()
     size = network.recipe["image_size"]
     return network, (torch.zeros(2, network.recipe["image_channels"], size, size),)
 

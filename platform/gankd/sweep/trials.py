@@ -10,16 +10,14 @@ import math
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
-from ray.tune.search import ConcurrencyLimiter
-from ray.tune.search.basic_variant import BasicVariantGenerator
-from ray.tune.search.variant_generator import generate_variants
+from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
@@ -29,6 +27,7 @@ from gankd.store.events import EventWriter
 from gankd.sweep.jobs import Cluster
 from gankd.sweep.launch import concurrency, train_on_ray
 from gankd.sweep.plan import Sweep, trial_name
+from gankd.sweep.points import Point, draw_points
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.request import Resources
 
@@ -49,7 +48,7 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     for record in inherited(sweep, points):
         _note(sweep, record)
     ended = {r.trial: r for r in sweep.records.trials() if r.ended() and _is_current(sweep, r)}
-    missing = [point for point in points if trial_name(point) not in ended]
+    missing = [point for trial, point in points.items() if trial not in ended]
     if sweep.request.search == "optuna":
         missing = missing[: max(0, sweep.request.trials - len(ended))]  # only their number counts
     if missing:
@@ -59,18 +58,18 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     if stopped and not any(record.status == "finished" for record in records):
         # The scheduler stopped trials in favour of one that failed later: let those go on, and none be stopped.
         _fit(sweep, stopped, ended, cluster(), FIFOScheduler())
-    order = {trial_name(point): place for place, point in enumerate(points)}
+    order = {trial: place for place, trial in enumerate(points)}
     return sorted(sweep.records.trials(), key=lambda record: (order.get(record.trial, len(order)), record.started))
 
 
 def _is_current(sweep: Sweep, record: TrialRecord) -> bool:
     """Whether a trial's artifacts are those that it would make today: of this data, by this code."""
-    return record.status == "failed" or record.keys == Pipeline(sweep.job(record.knobs, record.trial)).keys
+    return record.status == "failed" or record.keys == Pipeline(sweep.job(record.knobs, record.trial)).trial_keys
 
 
 def _fit(
     sweep: Sweep,
-    missing: list[dict[str, Any]],
+    missing: list[Point],
     ended: Mapping[str, TrialRecord],
     have: Mapping[str, float],
     scheduler: Any,
@@ -80,7 +79,7 @@ def _fit(
     try:
         tune.Tuner(
             _trainable(sweep, need),
-            param_space=dict(sweep.space.samplers),
+            param_space={} if sweep.request.search == "random" else dict(sweep.space.samplers),
             tune_config=tune.TuneConfig(
                 num_samples=len(missing),
                 search_alg=_search(sweep, missing, ended, concurrency(need, have)),
@@ -114,28 +113,29 @@ def _settle(sweep: Sweep) -> None:
         time.sleep(0.1)
 
 
-def draw_points(sweep: Sweep) -> list[dict[str, Any]]:
-    """The knobs of all trials, the preset's own first, drawn with the run's seed: the same command asks for the same.
+class Listed(Searcher):
+    """Gives Tune the points of a list, one after the other.
 
-    A grid in the space multiplies the number of trials, as in Ray Tune.
+    Tune's own BasicVariantGenerator takes a list too, but copies the whole space for each of its points before the first starts.
     """
-    samplers = dict(sweep.space.samplers)
-    wanted = sweep.request.trials * math.prod(len(s["grid_search"]) for s in samplers.values() if isinstance(s, Mapping))
-    random = np.random.RandomState(sweep.config.seed)
-    first = sweep.space.preset_point(sweep.tree)
-    points = {trial_name(first): first}
-    for _ in range(20 * sweep.request.trials):  # a small space may hold fewer different points than asked for
-        if len(points) >= wanted:
-            break
-        for _, point in generate_variants(samplers, random_state=random):
-            plain = {knob: value.item() if hasattr(value, "item") else value for knob, value in point.items()}
-            points.setdefault(trial_name(plain), plain)
-    return list(points.values())[:wanted]
+
+    def __init__(self, points: list[Point]) -> None:
+        super().__init__()
+        self.left = deque(points)
+
+    def suggest(self, trial_id: str) -> Point | None:
+        return self.left.popleft() if self.left else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learned from a trial."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing is kept: a resumed sweep goes by its records."""
 
 
-def _search(sweep: Sweep, missing: list[dict[str, Any]], ended: Mapping[str, TrialRecord], slots: int) -> Any:
+def _search(sweep: Sweep, missing: list[Point], ended: Mapping[str, TrialRecord], slots: int) -> Any:
     if sweep.request.search == "random":
-        return BasicVariantGenerator(points_to_evaluate=missing, max_concurrent=slots)
+        return ConcurrencyLimiter(Listed(missing), max_concurrent=slots)
     from ray.tune.search.optuna import OptunaSearch
 
     known = [record for record in ended.values() if sweep.space.metric in record.metrics]
@@ -204,22 +204,21 @@ def _trial_on_train(knobs: dict[str, Any], sweep: Sweep, need: Resources) -> Non
     _recorded(sweep, knobs, train)
 
 
-def inherited(sweep: Sweep, points: list[dict[str, Any]]) -> list[TrialRecord]:
+def inherited(sweep: Sweep, points: Mapping[str, Point]) -> list[TrialRecord]:
     """What an earlier sweep that asked for the same has found for these trials: also that its scheduler stopped one.
 
     Only trials of the very same artifacts count; those that failed are tried again.
     """
+    if not sweep.request.reuse:
+        return []
     own = {record.trial for record in sweep.records.trials()}
     earlier = list(sweep.records.of_the_same_request(sweep.request.model_dump(mode="json")))
-    found = []
-    for knobs in points if sweep.request.reuse else []:
-        trial = trial_name(knobs)
-        same = [
-            record for twin in earlier for record in twin if record.trial == trial and record.status in ("finished", "stopped")
-        ]
-        if trial not in own and same and same[-1].keys == Pipeline(sweep.job(knobs, trial)).keys:
-            found.append(same[-1])
-    return found
+    latest = {record.trial: record for twin in earlier for record in twin if record.status in ("finished", "stopped")}
+    return [
+        latest[trial]
+        for trial, knobs in points.items()
+        if trial in latest and trial not in own and latest[trial].keys == Pipeline(sweep.job(knobs, trial)).trial_keys
+    ]
 
 
 def _note(sweep: Sweep, record: TrialRecord) -> None:
@@ -242,7 +241,7 @@ def _recorded(sweep: Sweep, knobs: dict[str, Any], train: Callable[[TrialRecord]
     record = TrialRecord(trial=trial, knobs=knobs)
     events = EventWriter(sweep.records.events, f"trial-{trial}")
     try:
-        record.keys = Pipeline(sweep.job(knobs, trial)).keys
+        record.keys = Pipeline(sweep.job(knobs, trial)).trial_keys
         sweep.records.save_trial(record)
         events.emit("trial_start", trial=trial, params=flatten(sweep.config_of(knobs)), keys=record.keys, searched=knobs)
         record.metrics = train(record)

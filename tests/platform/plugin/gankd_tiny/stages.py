@@ -12,8 +12,8 @@ from gankd import models
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
-from gankd.engine import Algorithm, train
-from gankd.stages.classifier import accuracy
+from gankd.engine import Algorithm, train, update
+from gankd.stages.task import task_of
 from gankd.store.artifact import Artifact
 from gankd_tiny.config import SmallConfig
 
@@ -23,6 +23,7 @@ class Fitting(Algorithm):
 
     def __init__(self, ctx: Context, cfg: SmallConfig, data: DataSet, teacher: Any = None) -> None:
         self.ctx, self.cfg, self.teacher = ctx, cfg, teacher
+        self.task = task_of(data)
         self.images, self.validation = Resident(data.train, ctx.device), Resident(data.val, ctx.device)
         shape = {"classes": data.classes, "image_channels": data.image_channels, "image_size": data.image_size}
         self.network = models.build("small_cnn", **shape, width=4, norm="none").to(ctx.device)
@@ -34,14 +35,11 @@ class Fitting(Algorithm):
         with torch.no_grad():
             targets = labels if self.teacher is None else self.teacher(images).softmax(1)
         loss = F.cross_entropy(self.network(images), targets)
-        self.optimizers["sgd"].zero_grad()
-        loss.backward()
-        self.ctx.average(self.network)
-        self.optimizers["sgd"].step()
+        update(self.ctx, loss, self.optimizers["sgd"], self.network)
         return {"loss": loss.detach()}
 
-    def evaluate(self) -> dict[str, float]:
-        return {"val_accuracy": accuracy(self.network, self.validation, self.ctx)}
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {f"val_{self.task.metric}": self.task.measure(self.network, self.validation, self.ctx)}
 
 
 def train_teacher(ctx: Context, cfg: SmallConfig, data: DataSet) -> dict[str, float]:
@@ -55,6 +53,6 @@ def train_student(ctx: Context, cfg: SmallConfig, data: DataSet, teacher: Artifa
 
 
 def fit(ctx: Context, cfg: SmallConfig, fitting: Fitting) -> dict[str, float]:
-    metrics = train(ctx, fitting, steps=cfg.steps, batch=cfg.batch, evaluate_every=cfg.steps)
+    metrics = train(ctx, fitting, steps=cfg.steps, batch=cfg.batch)
     models.save(fitting.network, ctx.out)
     return metrics

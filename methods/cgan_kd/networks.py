@@ -1,20 +1,31 @@
-"""The classifier whose inner layer is the feature space of the density ratio (cGAN-KD, "ResNet34_extract")."""
+"""The networks of module M1: phi, whose features are compared, and psi, the density ratio on them (cDR-RS)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gankd.errors import UserError
 from gankd.models.classifier import Classifier, global_pool, is_large
 from gankd.models.resnet import ResNet34
 from gankd.models.small_cnn import SmallCNN
 
 Trunk = Literal["resnet34", "small"]
+WIDTHS: dict[str, tuple[int, ...]] = {
+    "MLP3": (512, 256, 128),
+    "MLP5": (2048, 1024, 512, 256, 128),
+    "MLP7": (2048, 2048, 1024, 1024, 512, 256, 128),
+    "MLP9": (2048, 2048, 1024, 1024, 512, 512, 256, 256, 128),
+}
+Output = Literal["softplus", "relu"]
 
 
 class FeatureExtractor(Classifier):
-    """trunk, global mean, linear to C * H * W numbers = the feature, BN-ReLU-dropout layers to the logits.
+    """phi: trunk, global mean, linear to C * H * W numbers = the feature, then BN-ReLU-dropout layers to the logits.
 
     `features(images)` is (N, C * H * W) without activation, so a feature has as many numbers as its image.
     `trunk="resnet34"` has hidden layers of 1024 and 256 before the logits: 26,296,484 parameters for 100 classes of
@@ -68,3 +79,45 @@ def _resnet34_trunk(image_channels: int, image_size: int) -> nn.Sequential:
     layer1, layer2, layer3, layer4 = (resnet.get_submodule(f"layer{i}") for i in (1, 2, 3, 4))
     stem = (resnet.conv1, resnet.bn1, nn.ReLU(inplace=True))
     return nn.Sequential(*stem, layer1, pools[0], layer2, pools[1], layer3, layer4)
+
+
+class DensityRatio(nn.Module):
+    """psi(h, y) ~ p_real(h | y) / p_fake(h | y), a ratio >= 0.
+
+    [class embedding, feature] -> (linear, GroupNorm, ReLU, dropout) x L -> linear -> softplus.
+    `widths` is a name of `WIDTHS` or the hidden widths themselves (multiples of `groups`). The embedding is a learnable
+    `classes x classes` table. `output="relu"` is the reference's; there a network that gives 0 everywhere has no
+    gradient and stays so, hence `softplus` by default. 9,303,569 parameters for MLP5, 100 classes, 3072 features.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int,
+        classes: int,
+        widths: str | Sequence[int] = "MLP5",
+        dropout: float = 0.5,
+        output: Output = "softplus",
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        if isinstance(widths, str) and widths not in WIDTHS:
+            raise ValueError(f"widths is {widths!r}; allowed: {', '.join(WIDTHS)} or a sequence of integers")
+        hidden = WIDTHS[widths] if isinstance(widths, str) else tuple(widths)
+        if any(width % groups for width in hidden):
+            raise UserError(f"widths of the density ratio are {list(hidden)}; each must be a multiple of {groups}")
+        if output not in ("softplus", "relu"):
+            raise ValueError(f"output is {output!r}; allowed: softplus, relu")
+        self.output = output
+        self.embedding = nn.Embedding(classes, classes)
+        layers = nn.Sequential()
+        channels = classes + feature_dim
+        for width in hidden:
+            layers.extend([nn.Linear(channels, width), nn.GroupNorm(groups, width), nn.ReLU(), nn.Dropout(dropout)])
+            channels = width
+        layers.append(nn.Linear(channels, 1))
+        self.layers = layers
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Features (N, feature_dim) and class indices (N,) -> ratios (N,)."""
+        out = self.layers(torch.cat([self.embedding(labels), features], dim=1)).squeeze(1)
+        return F.softplus(out) if self.output == "softplus" else F.relu(out)

@@ -15,22 +15,23 @@ import psutil
 import pytest
 
 from gankd.config import build_config, read_preset, with_knobs
-from gankd.pipeline import Job, run, stage_keys
+from gankd.naming import stage_keys
+from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.store import Store
 from gankd.store.artifact import sha256
 from gankd.store.lease import process_start
-from tests.conftest import ROOT, Done, Workplace, until
+from tests.conftest import ROOT, Workplace, until
 
-METHOD = find_method("cgan_kd")
 pytestmark = pytest.mark.timeout(900)  # seconds; half a minute each where nothing else runs
-LONG_GAN = {"biggan.steps": 120}
-COMMON = ("--method", "cgan_kd", "--preset", "smoke", "--trials", "1", "--scheduler", "fifo", "--checkpoint-seconds", "0")
+NAME = "tiny_gan"
+LONG = {"biggan.steps": 120, "student.steps": 300}
+COMMON = ("--method", NAME, "--trials", "1", "--scheduler", "fifo", "--checkpoint-seconds", "0")
 
 
 def command(place: Workplace, name: str, **more: object) -> list[str]:
     """The sweep as a command line; `more` are further knobs, with `__` for the dot."""
-    knobs = LONG_GAN | {knob.replace("__", "."): value for knob, value in more.items()}
+    knobs = LONG | {knob.replace("__", "."): value for knob, value in more.items()}
     return [sys.executable, str(ROOT / "tune.py"), *COMMON, "--name", name, *(f"--set={k}={v}" for k, v in knobs.items())]
 
 
@@ -39,12 +40,13 @@ def keys_of(**more: object) -> dict[str, str]:
     from gankd.data import load
 
     config = config_of(**more)
-    return stage_keys(METHOD, config, load(config.data).fingerprint)
+    return stage_keys(find_method(NAME), config, load(config.data).fingerprint)
 
 
 def config_of(**more: object) -> Any:
-    knobs = LONG_GAN | {knob.replace("__", "."): value for knob, value in more.items()}
-    return build_config(METHOD.config, with_knobs(read_preset(METHOD.presets, "smoke"), knobs))
+    knobs = LONG | {knob.replace("__", "."): value for knob, value in more.items()}
+    method = find_method(NAME)
+    return build_config(method.config, with_knobs(read_preset(method.presets, "digits"), knobs))
 
 
 def checkpoints(place: Workplace, key: str, at_least: int) -> Sequence[Path]:
@@ -85,69 +87,66 @@ def in_group(process: Path, group: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("resume"))
+def place(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("resume"), plugin)
 
 
 @pytest.fixture(scope="module")
-def resumed(place: Workplace) -> Done:
-    """A sweep that was killed in the middle of the GAN, and then gone on with."""
-    gan = keys_of()["biggan"]
+def resumed(place: Workplace) -> str:
+    """A sweep whose driver was killed in the middle of the GAN, and whose trial's process, gone on with, in the student's."""
+    keys = keys_of()
     with place.started(command(place, "killed")) as process:
-        until(lambda: checkpoints(place, gan, at_least=10), alive=process)
+        until(lambda: checkpoints(place, keys["biggan"], at_least=10), alive=process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         until(lambda: not members(process.pid))
-    assert not Store(place.storage).has(gan), "it was killed too late"
-    return place.tune("--resume", "killed", timeout=400)
-
-
-def test_a_killed_sweep_is_gone_on_with(place: Workplace, resumed: Done) -> None:
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert [trial["status"] for trial in place.trials("killed")] == ["finished"]
-    assert "registered digits-student version 1" in resumed.stdout
-
-
-def test_finished_stages_are_not_trained_again(place: Workplace, resumed: Done) -> None:
-    started = [event["stage"] for event in place.events("killed", "stage_start")]
-    assert sorted(started) == sorted([stage.name for stage in METHOD.stages] + ["biggan"])
-
-
-def test_the_killed_stage_goes_on_from_its_checkpoint(place: Workplace, resumed: Done) -> None:
-    starts = [event["time"] for event in place.events("killed", "stage_start") if event["stage"] == "biggan"]
-    losses = [e for e in place.events("killed", "metrics") if "biggan/loss_generator" in e["values"]]
-    after = [event["step"] for event in losses if event["time"] >= starts[1]]
-    assert after[0] > 10
-    assert after == list(range(after[0], LONG_GAN["biggan.steps"] + 1))
-
-
-def test_it_ends_where_an_undisturbed_run_ends(place: Workplace, resumed: Done, tmp_path: Path) -> None:
-    run(Job("cgan_kd", config_of().model_dump(mode="json"), str(tmp_path), threads=1))
-    for stage, key in keys_of().items():
-        ours, theirs = (files(root / "artifacts" / key) for root in (tmp_path, place.storage))
-        assert ours == theirs, stage
-        assert ours, stage
-
-
-def test_a_trial_whose_process_dies_is_taken_over(place: Workplace, resumed: Done) -> None:
-    student = keys_of(student__steps=150)["student"]
-    with place.started(command(place, "orphan", student__steps=150)) as process:
-        until(lambda: checkpoints(place, student, at_least=10), alive=process)
-        (lease,) = (place.storage / "leases").glob(f"{student}.*.json")
+    assert not Store(place.storage).has(keys["biggan"]), "it was killed too late"
+    with place.started([sys.executable, str(ROOT / "tune.py"), "--resume", "killed"]) as process:
+        until(lambda: checkpoints(place, keys["student"], at_least=10), alive=process)
+        (lease,) = (place.storage / "leases").glob(f"{keys['student']}.*.json")
         victim = json.loads(lease.read_text())["pid"]
         assert victim != process.pid
         os.kill(victim, signal.SIGKILL)
         assert process.wait(timeout=400) == 0, place.output()
-    starts = [event for event in place.events("orphan", "stage_start") if event["stage"] == "student"]
-    losses = [
-        e["step"] for e in place.events("orphan", "metrics") if e["time"] >= starts[1]["time"] and "student/loss" in e["values"]
-    ]
-    assert len(starts) == 2
-    assert losses[0] > 10
-    assert [trial["status"] for trial in place.trials("orphan")] == ["finished"]
+    return place.output()
 
 
-def test_ctrl_c_says_how_to_go_on(place: Workplace, resumed: Done) -> None:
+def losses_after_the_second_start(place: Workplace, stage: str, loss: str) -> list[int]:
+    """The steps whose loss was logged once the stage had been started again."""
+    _, again = (event["time"] for event in place.events("killed", "stage_start") if event["stage"] == stage)
+    logged = [event for event in place.events("killed", "metrics") if f"{stage}/{loss}" in event["values"]]
+    return [event["step"] for event in logged if event["time"] >= again]
+
+
+def test_a_killed_sweep_is_gone_on_with(place: Workplace, resumed: str) -> None:
+    assert [trial["status"] for trial in place.trials("killed")] == ["finished"]
+    assert "registered digits-student version 1" in resumed
+
+
+def test_finished_stages_are_not_trained_again(place: Workplace, resumed: str) -> None:
+    started = [event["stage"] for event in place.events("killed", "stage_start")]
+    assert sorted(started) == sorted([stage.name for stage in find_method(NAME).stages] + ["biggan", "student"])
+
+
+@pytest.mark.parametrize(("stage", "loss"), [("biggan", "loss_generator"), ("student", "loss")])
+def test_a_killed_stage_goes_on_from_its_checkpoint(place: Workplace, resumed: str, stage: str, loss: str) -> None:
+    """The GAN's was killed with the driver and all the others, the student's alone."""
+    after = losses_after_the_second_start(place, stage, loss)
+    assert after[0] > 10
+    assert after[-1] == LONG[f"{stage}.steps"]
+    assert stage == "student" or after == list(range(after[0], after[-1] + 1))
+
+
+def test_it_ends_where_an_undisturbed_run_ends(place: Workplace, resumed: str, tmp_path: Path) -> None:
+    run(Job(NAME, config_of().model_dump(mode="json"), str(tmp_path), threads=1))
+    keys = keys_of()
+    for stage in [stage.name for stage in find_method(NAME).made_always()]:
+        ours, theirs = (files(root / "artifacts" / keys[stage]) for root in (tmp_path, place.storage))
+        assert ours == theirs, stage
+        assert ours, stage
+
+
+def test_ctrl_c_says_how_to_go_on(place: Workplace, resumed: str) -> None:
     student = keys_of(student__steps=100_000)["student"]
     with place.started(command(place, "stopped", student__steps=100_000)) as process:
         until(lambda: checkpoints(place, student, at_least=3), alive=process)
