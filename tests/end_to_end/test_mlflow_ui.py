@@ -1,8 +1,9 @@
-"""`gankd ui` in a real browser: the page that compares the trials of a sweep."""
+"""`gankd ui` in a real browser: the table of runs, and the page that compares the trials of a sweep."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -48,6 +49,42 @@ def dom(address: str, profile: Path) -> str:
         pytest.skip("no chromium on this machine: the page cannot be looked at")
     command = [BROWSER, *QUIET, f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom", address]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def table(smoke: SmokeSweep, server: str) -> str:
+    """The address of the table of runs, as `gankd ui` has printed it."""
+    printed = re.search(r"cgan_kd/digits: (\S+)", (smoke.place.folder / "output.txt").read_text())
+    assert printed
+    assert printed[1].startswith(server)
+    return printed[1]
+
+
+def columns(page: str) -> dict[str, list[str]]:
+    """Column -> the texts of its cells, from the top row down; trials and stages are folded away below their sweep."""
+    parts = re.split(r'<div[^>]*role="gridcell"[^>]*col-id="([^"]*)"[^>]*>', page)
+    found: dict[str, list[str]] = {}
+    for column, cell in zip(parts[1::2], parts[2::2], strict=True):
+        found.setdefault(column.removeprefix("attributes.").strip("`"), []).append(re.sub("<[^>]*>", " ", cell))
+    return found
+
+
+def test_the_table_of_runs_is_that_of_training_and_shows_data_source_and_models(
+    smoke: SmokeSweep, table: str, tmp_path: Path
+) -> None:
+    from gankd.tracking.runs import mlflow_client
+
+    page = dom(table, tmp_path)
+    assert "/judges" not in page  # a link beside the pages for GenAI
+    client = mlflow_client(smoke.place.tracking)
+    experiment = client.get_experiment_by_name("cgan_kd/digits").experiment_id
+    sweep = client.search_runs([experiment], "tags.`gankd.kind` = 'sweep' AND tags.`gankd.sweep` = 'first'")[0]
+    shown = columns(page)
+    row = next(place for place, name in enumerate(shown["Run Name"]) if name.split()[-1] == "first")
+    assert f"digits ({sweep.data.tags['gankd.data'][:16]})" in shown["Dataset"][row]
+    assert "tune.py" in shown["Source"][row]
+    # The other of the two stands behind "+1", for want of room.
+    assert re.search(r"digits-(generator|student)\s+v1\s+\+1", shown["Models"][row])
 
 
 def test_the_browser_compares_the_trials(smoke: SmokeSweep, server: str, tmp_path: Path) -> None:
