@@ -339,6 +339,7 @@ def test_processes_compute_once_and_replace_a_dead_one(uri: str, tmp_path: Path)
         children += [start(uri, tmp_path) for _ in range(3)]
         children[0].kill()
         results = {child.communicate(timeout=60)[0] for child in children[1:]}
+        assert [child.returncode for child in children[1:]] == [0, 0, 0]
     finally:
         for child in children:
             child.kill()
