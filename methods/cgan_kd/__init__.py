@@ -41,7 +41,7 @@ METHOD = Method(
         Stage(
             "biggan",
             "gankd.stages.generator:train_generator",
-            inputs=("feature_classifier", "real_statistics"),
+            inputs=("feature_classifier",),
             check=f"{CHECKS}:check_gan",
             shares=("batch",),
         ),

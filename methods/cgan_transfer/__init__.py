@@ -7,7 +7,7 @@ Shahbazi, Huang, Paudel, Chhatkuli, Van Gool: Efficient Conditional GAN Transfer
 from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
-from gankd.stages.sections import GENERATED_ONLY, GanTrainingConfig
+from gankd.stages.sections import GENERATED_ONLY, GanNetworkConfig
 from methods.cgan_transfer.config import CganTransferConfig
 
 STAGES = "methods.cgan_transfer.stages"
@@ -16,20 +16,21 @@ QUALITY = "gankd.stages.quality"
 CLASSES = ("task.old_classes", "task.new_classes")
 MEASURES = ("feature_classifier", "real_statistics")
 # A GAN trained from scratch has pretraining's networks and learning rates; all else is as in the transfer.
-ONLY_PRETRAINING = frozenset(GanTrainingConfig.model_fields) - {"d_lr"} | {"checkpoint", "discriminator_checkpoint"}
+OF_PRETRAINING = tuple(f"pretrain.{knob}" for knob in (*GanNetworkConfig.model_fields, "g_lr", "d_lr"))
 
 
-def transfer(name: str, inputs: tuple[str, ...], section: str = "", check: str = "check_transfer", **options: object) -> Stage:
+def transfer(
+    name: str, inputs: tuple[str, ...], section: str = "", sections: tuple[str, ...] = (), check: str = "check_transfer"
+) -> Stage:
     """A stage that trains a generator of the new classes."""
     return Stage(
         name,
         f"{STAGES}:train_{name}",
-        inputs=(*inputs, *MEASURES),
+        inputs=(*inputs, "feature_classifier"),
         section=section,
-        sections=("task", "training"),
+        sections=("task", "training", *sections),
         check=f"{CHECKS}:{check}",
         shares=("training.batch",),
-        **options,  # type: ignore[arg-type]
     )
 
 
@@ -76,7 +77,7 @@ METHOD = Method(
         transfer("ft", ("bn",)),
         # The controls: as many steps as BN and FT together, on the same images, without the method. Fine-tuning has FT's rate.
         transfer("finetune", ("pretrain",), section="ft"),
-        transfer("scratch", (), section="pretrain", ignores=ONLY_PRETRAINING),
+        transfer("scratch", (), sections=OF_PRETRAINING),
         *measured("bn"),
         *measured("ft"),
         *measured("finetune"),

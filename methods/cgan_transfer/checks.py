@@ -30,7 +30,9 @@ def check_pretrain(name: str, cfg: PretrainConfig, data: DataSet, task: TaskConf
         check_validation(data, old, "old")
 
 
-def check_transfer(name: str, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig) -> None:
+def check_transfer(
+    name: str, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, **further: Section
+) -> None:
     """There are images of the new classes, enough for what is asked, and for measuring."""
     _, new = old_and_new(task, data, pretrained=True)
     check_validation(data, new, "new")
@@ -41,7 +43,7 @@ def check_transfer(name: str, cfg: Section, data: DataSet, task: TaskConfig, tra
                 f"class {data.class_names[number]!r} has {count} training images, but task.images_per_class is "
                 f"{task.images_per_class}; choose at most {count}, or leave the class out"
             )
-    available = len(new_images(task, data, new))
+    available = len(new_images(task, data)[0])
     if available < training.batch:
         say_once(
             f"the new classes have {available} training images together, fewer than training.batch = {training.batch}: "

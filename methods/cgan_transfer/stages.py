@@ -9,13 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from gankd import models
+from gankd.config import Section
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.metrics.suite import real_side
 from gankd.models.biggan_transfer import SIDES, Part, TransferGenerator, take_over, with_fresh_classes
-from gankd.stages.evaluation import RealSide, class_grid
+from gankd.stages.evaluation import class_grid
+from gankd.stages.gan_batch import Seen, Terms
 from gankd.stages.generator import EvaluatedTraining, build_gan, fit_gan, gan_training
-from gankd.stages.quality import REAL_STATISTICS, extractor_of, load_real_statistics, note_basis, of_classes, real_features
+from gankd.stages.quality import REAL_STATISTICS, extractor_of, note_basis, of_classes, real_features
 from gankd.stages.sections import QualityConfig
 from gankd.store.artifact import Artifact
 from methods.cgan_transfer.config import BnConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
@@ -27,6 +29,7 @@ from methods.cgan_transfer.start import start_scores
 from methods.cgan_transfer.task import new_images, old_and_new, renumbered
 
 LIVE, DISCRIMINATOR = "live", "discriminator"  # folders of an artifact: what a later stage trains on
+PENALISED: tuple[Part, Part] = ("combination", "residual")
 
 
 def pretrain(
@@ -36,12 +39,8 @@ def pretrain(
     old, _ = old_and_new(task, data, pretrained=cfg.checkpoint is not None)
     if cfg.checkpoint:
         return _imported(ctx, cfg, data)
-    networks = build_gan(cfg, of_these(data, old))  # before any other network: what it draws must not hang on how they are built
-    extractor = extractor_of(feature_classifier, ctx.device)
-    looking = QualityConfig(images=cfg.evaluation_images)
-    against = RealSide(extractor, real_features(ctx, looking, of_classes(data.val, old), extractor), old)
-    training = gan_training(ctx, cfg, cfg.g_lr, *networks, renumbered(data.train, old))
-    return finish(ctx, training, fit_gan(ctx, training, against))
+    gan = gan_training(ctx, cfg, cfg.g_lr, *build_gan(cfg, of_these(data, old)), renumbered(data.train, old))
+    return finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, old))
 
 
 def measure_new(
@@ -58,72 +57,62 @@ def measure_new(
 
 def train_bn(
     ctx: Context, cfg: BnConfig, data: DataSet, task: TaskConfig, training: TrainingConfig,
-    pretrain: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
+    pretrain: Artifact, feature_classifier: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """Stage BN: only combinations and residuals (and, if asked for, old pairs and latent layers) are trained."""
-    images, against = new_classes(ctx, data, task, feature_classifier, real_statistics)
+    images, new = new_images(task, data)
     old, discriminator = pretrained(pretrain, ctx)
     generator = transferred(ctx, cfg, images, old, discriminator)
     ctx.image("start", class_grid(generator.eval(), ctx))
     train_only(generator, *trained_in_bn(cfg), score_bias=cfg.score_bias)
-    discriminator = fresh_discriminator(discriminator, generator.classes, training)
+    discriminator = fresh_discriminator(discriminator, len(new), training)
     gan = gan_training(
         ctx, training.lasting(bn_steps(cfg.share, training)), cfg.g_lr, generator, discriminator, images,
-        generator_terms=lambda seen: penalties(generator, cfg.comb_l1_scale, cfg.res_l2_scale),
+        generator_terms=penalties(generator, cfg.comb_l1_scale, cfg.res_l2_scale),
     )  # fmt: skip
-    return show(ctx, finish(ctx, gan, fit_gan(ctx, gan, against)))
+    return show(ctx, finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new)))
 
 
 def train_ft(
     ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig,
-    bn: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
+    bn: Artifact, feature_classifier: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """Stage FT: everything but combinations and old pairs is trained, from where BN ended, with its Adam moments."""
-    images, against = new_classes(ctx, data, task, feature_classifier, real_statistics)
+    images, new = new_images(task, data)
     knobs = BnConfig(**bn.config)
     before = bn_steps(knobs.share, training)
     generator = all_but_combinations(models.load(bn.path / LIVE).to(ctx.device), knobs)
     discriminator = freeze_blocks(models.load(bn.path / DISCRIMINATOR).to(ctx.device), training)
     gan = gan_training(
         ctx, training.lasting(training.steps - before), cfg.g_lr, generator, discriminator, images, start=before,
-        generator_terms=lambda seen: penalties(generator, knobs.comb_l1_scale, knobs.res_l2_scale),
+        generator_terms=penalties(generator, knobs.comb_l1_scale, knobs.res_l2_scale),
     )  # fmt: skip
     load_moments(gan, bn.path)
-    return show(ctx, finish(ctx, gan, fit_gan(ctx, gan, against)))
+    return show(ctx, finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new)))
 
 
 def train_finetune(
     ctx: Context, cfg: FtConfig, data: DataSet, task: TaskConfig, training: TrainingConfig,
-    pretrain: Artifact, feature_classifier: Artifact, real_statistics: Artifact,
+    pretrain: Artifact, feature_classifier: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """The control: all of the pretrained GAN is trained on the new classes, with fresh class embeddings."""
-    images, against = new_classes(ctx, data, task, feature_classifier, real_statistics)
+    images, new = new_images(task, data)
     old, discriminator = pretrained(pretrain, ctx)
-    generator: Any = with_fresh_classes(old, len(against.classes)).to(ctx.device).requires_grad_(True)
+    generator: Any = with_fresh_classes(old, len(new)).to(ctx.device).requires_grad_(True)
     ctx.image("start", class_grid(generator.eval(), ctx))
-    discriminator = fresh_discriminator(discriminator, len(against.classes), training)
-    gan = gan_training(ctx, training, cfg.g_lr, generator, discriminator, images)
-    return finish(ctx, gan, fit_gan(ctx, gan, against))
+    gan = gan_training(ctx, training, cfg.g_lr, generator, fresh_discriminator(discriminator, len(new), training), images)
+    return finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new))
 
 
 def train_scratch(
-    ctx: Context, cfg: PretrainConfig, data: DataSet, task: TaskConfig, training: TrainingConfig,
-    feature_classifier: Artifact, real_statistics: Artifact,
+    ctx: Context, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, pretrain: PretrainConfig,
+    feature_classifier: Artifact,
 ) -> dict[str, float]:  # fmt: skip
     """The control: the same networks on the new classes' images alone, with pretraining's learning rates."""
-    images, against = new_classes(ctx, data, task, feature_classifier, real_statistics)
-    networks = build_gan(cfg, of_these(data, list(against.classes)))
-    gan = gan_training(ctx, training.lasting(training.steps, d_lr=cfg.d_lr), cfg.g_lr, *networks, images)
-    return finish(ctx, gan, fit_gan(ctx, gan, against))
-
-
-def new_classes(
-    ctx: Context, data: DataSet, task: TaskConfig, feature_classifier: Artifact, real_statistics: Artifact
-) -> tuple[Split, RealSide]:
-    """The few training images of the new classes, labels 0 .. M - 1, and what generated ones are compared with."""
-    _, new = old_and_new(task, data, pretrained=True)
-    extractor = extractor_of(feature_classifier, ctx.device)
-    return new_images(task, data, new), RealSide(extractor, load_real_statistics(real_statistics, ctx.device), new)
+    images, new = new_images(task, data)
+    networks = build_gan(pretrain, of_these(data, new))
+    gan = gan_training(ctx, training.lasting(training.steps, d_lr=pretrain.d_lr), pretrain.g_lr, *networks, images)
+    return finish(ctx, gan, fit_gan(ctx, gan, feature_classifier, data.val, new))
 
 
 def finish(ctx: Context, gan: EvaluatedTraining, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -213,16 +202,18 @@ def train_only(generator: TransferGenerator, *parts: Part, score_bias: bool = Tr
         parameter.requires_grad_(score_bias or ".comb_layer_" not in name or not name.endswith(".bias"))
 
 
-def penalties(generator: TransferGenerator, l1_scale: float, l2_scale: float) -> dict[str, Tensor]:
-    """The regularisers of what is being trained; a frozen combination has a constant one."""
-    terms: dict[str, Tensor] = {}
-    for name, part, scale, norm in (
-        ("loss_comb_l1", "combination", l1_scale, combination_l1),
-        ("loss_res_l2", "residual", l2_scale, residual_l2),
-    ):
-        trained = [p for _, p in generator.parts(part) if p.requires_grad]  # type: ignore[arg-type]
-        if trained and scale:
-            terms[name] = scale * norm(trained)
+def penalties(generator: TransferGenerator, l1_scale: float, l2_scale: float) -> Terms:
+    """The regularisers of what is being trained, as terms of the generator's loss; a frozen combination has a constant one."""
+    combinations, residuals = ([p for _, p in generator.parts(part) if p.requires_grad] for part in PENALISED)
+
+    def terms(seen: Seen) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if combinations and l1_scale:
+            found["loss_comb_l1"] = l1_scale * combination_l1(combinations)
+        if residuals and l2_scale:
+            found["loss_res_l2"] = l2_scale * residual_l2(residuals)
+        return found
+
     return terms
 
 

@@ -72,6 +72,10 @@ def few(part: Split, per_class: int, seed: int) -> Split:
     return part.take(balanced(part.labels, per_class * len(np.unique(part.labels)), seed))
 
 
-def new_images(task: TaskConfig, data: DataSet, new: Sequence[int]) -> Split:
-    """The training images of the new classes, renumbered. Another split of the data draws other ones."""
-    return few(renumbered(data.train, new), task.images_per_class, int(data.fingerprint[:8], 16))
+def new_images(task: TaskConfig, data: DataSet) -> tuple[Split, list[int]]:
+    """The few training images of the new classes, labels 0 .. M - 1, and these classes' numbers in `data`.
+
+    Another split of the data draws other ones.
+    """
+    _, new = old_and_new(task, data, pretrained=True)
+    return few(renumbered(data.train, new), task.images_per_class, int(data.fingerprint[:8], 16)), new

@@ -39,7 +39,8 @@ def _option(name: str, info: Any) -> click.Option:
     """A field with its default as an option."""
     flag = f"--{name.replace('_', '-')}"
     choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
-    kind = click.Choice(choices) if choices else info.annotation if info.annotation in (int, float, bool) else str
+    plain = next((kind for kind in get_args(info.annotation) if kind in (int, str)), info.annotation)  # of `int | None`
+    kind = click.Choice(choices) if choices else plain
     required = info.is_required()
     flags = f"{flag}/--no-{name.replace('_', '-')}" if kind is bool and info.default else flag
     return click.Option(

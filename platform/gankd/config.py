@@ -53,7 +53,8 @@ class Selection:
         return self.section.model_dump(mode=mode, include=set(self.names))
 
     def inert(self) -> frozenset[str]:
-        return self.section.inert()
+        """Of these knobs only: what a part of a section says of inputs does not hold for a stage that reads no more of it."""
+        return self.section.inert() & set(self.names)
 
 
 class MethodConfig(Section):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from gankd.data import DataConfig, DataSet, prepared, read_config
 from gankd.errors import UserError
 from gankd.store import Artifact, Store
+from gankd.store.storage import explain_full_disk
 
 
 def obtain(store: Store, config: DataConfig, fingerprint: str = "", *, test: bool = False) -> DataSet:
@@ -48,7 +49,8 @@ def _prepare(store: Store, config: DataConfig, fingerprint: str = "") -> Artifac
         return artifact
     folder = store.scratch(key)
     try:
-        prepared.write(data, folder)
+        with explain_full_disk(folder):
+            prepared.write(data, folder)
         facts = {"stage": "data", "config": config.model_dump(mode="json"), "fingerprint": data.fingerprint, "metrics": {}}
         return store.publish(key, folder, facts)
     finally:

@@ -161,7 +161,7 @@ LABELS = np.arange(40) % 4
     ("arrays", "names"),
     [
         ({}, ("no training images", "nothing")),
-        ({"images_train": IMAGES}, ("'labels_train'",)),
+        ({"images_train": IMAGES}, ("needs labels", "labels_train")),
         ({"images_train": IMAGES[:0], "labels_train": LABELS[:0]}, ("is empty",)),
         ({"images_train": IMAGES, "labels_train": 0 * LABELS}, ("all training labels are 0", "two classes")),
         ({"images_train": IMAGES, "labels_train": LABELS - 1}, ("class label -1", "count from 0")),

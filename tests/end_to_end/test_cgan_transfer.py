@@ -30,7 +30,7 @@ def public_checkpoint(folder: Path, **network: Any) -> tuple[str, ...]:
 
 def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
     flags = public_checkpoint(workplace.folder)
-    done = workplace.tune(*SWEEP, *flags, "--trials", "2", "--scheduler", "fifo", "--name", "first", timeout=200)
+    done = workplace.tune(*SWEEP, *flags, "--trials", "2", "--scheduler", "fifo", "--name", "first")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "G_ema.pth: all" in done.stdout + done.stderr
     assert "BigGAN at 8 px, width 4, 7 classes" in done.stdout + done.stderr

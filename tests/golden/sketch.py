@@ -21,7 +21,6 @@ from gankd.pipeline import Job, run
 from gankd.registry import find_method
 
 FOLDER = Path(__file__).parent
-TIMES = ("evaluation_share",)  # metrics that are not the same twice
 
 # On top of the smoke preset. BigGAN's Adam has no first moment and next to no epsilon: a gradient of zero but for rounding
 # becomes a whole step, and no two types of CPU agree. With more epsilon they do.
@@ -50,7 +49,7 @@ def make_sketch(method: str, storage: Path, knobs: Mapping[str, Any] | None = No
     made = {}
     for file in storage.glob("artifacts/*/manifest.json"):
         manifest = json.loads(file.read_text())
-        metrics = {name: float(f"{value:.6g}") for name, value in manifest["metrics"].items() if name not in TIMES}
+        metrics = {name: float(f"{value:.6g}") for name, value in manifest["metrics"].items()}
         made[manifest["stage"]] = {"key": file.parent.name, "metrics": metrics, "files": sketch_files(file.parent)}
     return {stage.name: made[stage.name] for stage in spec.stages if stage.name in made}
 

@@ -29,8 +29,8 @@ def test_every_method_has_a_record() -> None:
     assert set(CALM) == set(method_names()) == {file.stem for file in FOLDER.glob("*.json")}
 
 
-GAN = ("feature_classifier", "real_statistics", "biggan")
-TRANSFER = ("feature_classifier", "pretrain", "real_statistics", "bn")
+GAN = ("feature_classifier", "biggan")
+TRANSFER = ("feature_classifier", "pretrain", "bn")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gankd.config import build_config, with_knobs
 from gankd.data.augment import to_uint8
+from gankd.models.generative import Generative
 from gankd.registry import find_method
 from methods.cgan_kd.config import CganKdConfig, SamplesConfig
 from methods.cgan_kd.stages import Fakes
@@ -20,7 +21,7 @@ METHOD = find_method("cgan_kd")
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
 
 
-class Levels(nn.Module):
+class Levels(Generative):
     """A generator of constant images: z decides the grey level, the label is ignored."""
 
     dim_z = 1

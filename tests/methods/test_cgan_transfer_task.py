@@ -10,8 +10,10 @@ import pytest
 from gankd.config import build_config, preset_names, read_preset
 from gankd.data import DataConfig, DataSet, Split, load
 from gankd.errors import UserError
+from gankd.naming import stage_keys
 from gankd.registry import find_method
 from gankd.stages.quality import of_classes
+from gankd.stages.sections import QualityConfig
 from methods.cgan_transfer.checks import check_bn, check_transfer
 from methods.cgan_transfer.config import BnConfig, CganTransferConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.task import class_numbers, few, new_images, old_and_new, renumbered
@@ -49,8 +51,10 @@ def test_few_images_are_equally_many_of_each_class_and_nested() -> None:
     assert np.bincount(ten.labels).tolist() == [10, 10, 10]
     assert {image.tobytes() for image in five.images} <= {image.tobytes() for image in ten.images}
     assert few(part, 0, seed=3) is part
-    other = new_images(TaskConfig(images_per_class=5), load(DataConfig(name="digits", val_fraction=0.4, split_seed=1)), [7, 8])
-    mine = new_images(TaskConfig(images_per_class=5), DIGITS, [7, 8])
+    task = TaskConfig(new_classes=(7, 8), images_per_class=5)
+    other, _ = new_images(task, load(DataConfig(name="digits", val_fraction=0.4, split_seed=1)))
+    mine, classes = new_images(task, DIGITS)
+    assert classes == [7, 8]
     assert np.bincount(mine.labels).tolist() == [5, 5]
     assert not np.array_equal(mine.images, other.images)
 
@@ -108,6 +112,23 @@ def test_a_sweep_over_the_regularisers_trains_neither_gan_nor_controls_again() -
     assert METHOD.touched({"quality.kid_subsets"}) == {
         f"{what}_{which}" for what in ("quality", "test") for which in ("bn", "ft", "finetune", "scratch")
     }
+
+
+@pytest.mark.parametrize(("keep", "depends"), [("best", True), ("last", False)])
+def test_a_generator_chosen_by_the_feature_classifier_is_another_for_another_one(keep: str, depends: bool) -> None:
+    def keys(**feature_classifier: Any) -> dict[str, str]:
+        tree = {"training": {"keep": keep}, "feature_classifier": feature_classifier}
+        return stage_keys(METHOD, METHOD.config.model_validate(tree), "data")
+
+    before, after = keys(), keys(epochs=9)
+    for stage in ("bn", "ft", "finetune", "scratch"):
+        assert (before[stage] != after[stage]) == depends, stage
+
+
+def test_how_generators_are_measured_in_the_end_trains_none_again() -> None:
+    assert not {"bn", "ft", "finetune", "scratch", "pretrain"} & METHOD.touched(
+        {f"quality.{knob}" for knob in QualityConfig.model_fields}
+    )
 
 
 def test_paper_presets_hold_the_scripts_values() -> None:

@@ -13,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd import models
+from gankd.config import build_config, read_preset, with_knobs
 from gankd.context import Context
 from gankd.data import Split
 from gankd.models.biggan_import import import_discriminator, import_generator
+from gankd.pipeline import Job, run
+from gankd.registry import find_method
 from gankd.stages.gan import GANTraining
+from gankd.stages.gan_batch import Batch
 from gankd.stages.gan_losses import GANLoss, gan_loss
+from gankd.store.artifact import sha256
 from methods.cgan_transfer.config import BnConfig, TrainingConfig
 from methods.cgan_transfer.losses import combination_l1
 from methods.cgan_transfer.moments import load_moments, save_moments
@@ -48,7 +53,7 @@ class Replay(GANTraining):
         self.record, self.lost = record, dict[str, Any]()
         plain = gan_loss("hinge")
 
-        def discriminator(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        def discriminator(real: Tensor, fake: Tensor, *_: object) -> tuple[Tensor, Tensor]:
             self.lost["d"] = plain.discriminator(real, fake)
             return self.lost["d"][0] * scale, self.lost["d"][1] * scale
 
@@ -59,8 +64,8 @@ class Replay(GANTraining):
         self.loss = GANLoss(discriminator, generator)
         return self
 
-    def draw_latent(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return next(self.record)
+    def draw(self, step: int, rng: torch.Generator, *, reals: bool) -> Batch:
+        return Batch(*next(self.record), *(self.real_batch(self.batch, rng) if reals else ()))
 
 
 @pytest.mark.parametrize("name", ["train_imagenet", "train_cifar"])
@@ -91,7 +96,7 @@ def test_two_iterations_of_either_stage(name: str, tmp_path: Path) -> None:
             generator,
             discriminator,
             lambda n, rng: next(reals),
-            generator_terms=lambda seen: penalties(generator, l1, l2),
+            generator_terms=penalties(generator, l1, l2),
         ).replay(record, scale=summed)
         training.discriminator_parts, training.generator_parts = d_parts * summed, g_parts
         if stage == "FT":
@@ -182,8 +187,9 @@ def test_what_is_trained() -> None:
 
     assert trained(BnConfig()) == {"comb_layer.weight", "comb_layer.bias", "res.weight"}
     assert trained(BnConfig(score_bias=False, residual="none", train_base=True)) == {"comb_layer.weight", "prev_knowledge.weight"}
-    assert penalties(new, 0.0, 0.0) == {}
-    assert set(penalties(new, 0.1, 0.1)) == {"loss_comb_l1"}  # the residuals are not trained, so nothing shrinks them
+    nothing: Any = None  # they do not look at the batch
+    assert penalties(new, 0.0, 0.0)(nothing) == {}
+    assert set(penalties(new, 0.1, 0.1)(nothing)) == {"loss_comb_l1"}  # the residuals are not trained, so nothing shrinks them
     frozen = freeze_blocks(discriminator, TrainingConfig(d_frozen_blocks=1))
     assert not any(p.requires_grad for p in frozen.blocks[0].parameters())
     assert all(p.requires_grad for p in frozen.blocks[1].parameters())
@@ -198,3 +204,18 @@ def test_pictures_of_borrowing_and_interpolation() -> None:
     width, height = interpolation(new, context()).size
     assert (width // 8) % 9 == 0
     assert height > 0
+
+
+def test_what_only_looks_at_a_generator_has_no_part_in_it(tmp_path: Path) -> None:
+    """With keep = last the key omits the feature classifier, so another one must leave the same generator."""
+    method = find_method("cgan_transfer")
+    few = {"training.steps": 4, "training.keep": "last", "pretrain.steps": 6, "feature_classifier.epochs": 1}
+    stages, made = ("feature_classifier", "pretrain", "bn", "finetune", "scratch"), []
+    for width in (8, 12):
+        tree = with_knobs(read_preset(method.presets, "smoke"), few | {"feature_classifier.width": width})
+        config, storage = build_config(method.config, tree), tmp_path / str(width)
+        run(Job("cgan_transfer", config.model_dump(mode="json"), str(storage), stages=stages, threads=1))
+        made.append({file.parent.name: sha256(file) for file in storage.glob("artifacts/*/model.safetensors")})
+    assert len(set(made[0]) & set(made[1])) == 4  # all but the feature classifier have the same key
+    one, other = ({digest for key, digest in each.items() if not key.startswith("feature_classifier")} for each in made)
+    assert one == other

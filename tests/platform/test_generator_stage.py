@@ -20,7 +20,7 @@ from gankd.stages.sections import GanConfig
 from gankd.store import Store
 
 METHOD = find_method("cgan_kd")
-STAGES = ("feature_classifier", "real_statistics", "biggan")
+STAGES = ("feature_classifier", "biggan")
 FEW = {"biggan.steps": 24, "biggan.evaluations": 4, "biggan.sample_grids": 0, "feature_classifier.epochs": 1}
 
 

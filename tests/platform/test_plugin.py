@@ -55,5 +55,5 @@ def test_the_command_line_lists_and_sweeps_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert [trial["status"] for trial in place.trials("sweep")] == ["finished", "finished"]
     made = [event["stage"] for event in place.events("sweep", "stage_end")]
-    assert sorted(made) == ["student", "student", "teacher"]
+    assert sorted(made) == ["student", "student", "teacher", "test_student"]
     assert "registered digits-student version 1 (champion; student/val_accuracy" in done.stdout

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
+from gankd.data import DataConfig, load
 from gankd.errors import UserError
 from gankd.pipeline import Job, known_metrics, run
 from gankd.store import Artifact, Store
@@ -388,7 +389,8 @@ def test_bucket_that_is_missing_or_out_of_reach(endpoint: str, monkeypatch: pyte
 def test_a_warm_run_downloads_manifests_and_no_artifact(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "plugin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "maker"))
-    job = Job("tiny", {"data": {"name": "digits", "train_images": 200, "val_fraction": 0.25}}, uri, threads=1)
+    data = DataConfig(name="digits", train_images=200, val_fraction=0.25)
+    job = Job("tiny", {"data": data.model_dump()}, uri, fingerprint=load(data).fingerprint, threads=1)
     made = run(job)
     fetched: list[str] = []
     download = Bucket.download
@@ -404,4 +406,4 @@ def test_a_warm_run_downloads_manifests_and_no_artifact(uri: str, tmp_path: Path
     assert fetched == []
     # What has to be trained fetches its inputs and nothing else.
     run(replace(job, config={**job.config, "student": {"lr": 0.2}}))
-    assert {name.split("/")[1].partition("-")[0] for name in fetched} == {"teacher"}
+    assert {name.split("/")[1].partition("-")[0] for name in fetched} == {"data", "teacher"}

@@ -20,6 +20,6 @@ def test_a_sweep_on_two_workers(tmp_path: Path, plugin: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert [trial["status"] for trial in place.trials("two")] == ["finished"]
     manifests = [json.loads(file.read_text()) for file in place.storage.glob("artifacts/*/manifest.json")]
-    workers = {manifest["stage"]: manifest["workers"] for manifest in manifests}
+    workers = {manifest["stage"]: manifest.get("workers") for manifest in manifests}
     always = {stage.name for stage in find_method("tiny_gan").made_always()}
     assert {stage: workers[stage] for stage in always} == dict.fromkeys(always, 2)

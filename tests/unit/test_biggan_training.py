@@ -1,20 +1,17 @@
 """GAN losses, averaged generator, orthogonal regularisation and training iterations against reference values."""
 
-from pathlib import Path
-from typing import Any, cast
-
 import pytest
 import torch
 import torch.nn.functional as F
 from biggan_fixtures import close, fixture
+from gan_fixtures import context, generator_at, networks, reals, training
 from torch import Tensor, nn
 
-from gankd.context import Context
 from gankd.errors import UserError
-from gankd.models import build
 from gankd.models.biggan_import import import_discriminator, import_generator
 from gankd.models.ema import ExponentialMovingAverage
-from gankd.stages.gan import GANTraining, Seen
+from gankd.stages.gan import GANTraining
+from gankd.stages.gan_batch import Batch
 from gankd.stages.gan_losses import (
     add_orthogonal_gradient,
     gan_loss,
@@ -128,8 +125,8 @@ class Replay(GANTraining):
     def replay(self, zs: Tensor, ys: Tensor) -> None:
         self.record = iter(zip(zs, ys))
 
-    def draw_latent(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        return next(self.record)
+    def draw(self, step: int, rng: torch.Generator, *, reals: bool) -> Batch:
+        return Batch(*next(self.record), *(self.real_batch(self.batch, rng) if reals else ()))
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -163,27 +160,6 @@ def test_three_training_iterations(channels_last: bool) -> None:
             # Biases in front of a BN have no true gradient; Adam moves them by up to lr a step on rounding noise,
             # and the running means with them.
             close(state[key], value, 3 * iterations * lr if key.endswith("stored_mean") else 1e-7)
-
-
-def reals(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    labels = torch.randint(3, (n,), generator=rng)
-    return torch.rand(n, 1, 8, 8, generator=rng) * 2 - 1, labels
-
-
-def context(rank: int = 0, world_size: int = 1) -> Context:
-    return Context("gan", "key", 0, Path(), cast(Any, None), torch.device("cpu"), rank, world_size)
-
-
-def training(seed: int = 0, **knobs: object) -> GANTraining:
-    torch.manual_seed(seed)
-    kwargs = {"image_size": 8, "classes": 3, "image_channels": 1, "width": 8, "init": "ortho"}
-    cfg = GanTrainingConfig(**({"batch": 4, "d_steps": 2, "ema_start": 0, "diffaugment": ()} | knobs))
-    networks = build("biggan", dim_z=8, **kwargs), build("biggan_discriminator", **kwargs)
-    return GANTraining(context(), cfg, 2e-4, *networks, reals)
-
-
-def generator_at(step: int) -> torch.Generator:
-    return torch.Generator().manual_seed(step)
 
 
 EVERYTHING = {
@@ -220,10 +196,10 @@ def test_bf16_follows_fp32() -> None:
 def test_workers_share_one_global_batch() -> None:
     whole = training()
     parts = [GANTraining(context(rank, 2), whole.cfg, 2e-4, whole.generator, whole.discriminator, reals) for rank in range(2)]
-    z, labels = whole.draw_latent(generator_at(0))
-    halves = [part.draw_latent(generator_at(0)) for part in parts]
-    assert torch.equal(torch.cat([h[0] for h in halves]), z)
-    assert torch.equal(torch.cat([h[1] for h in halves]), labels)
+    drawn = whole.draw(0, generator_at(0), reals=False)
+    halves = [part.draw(0, generator_at(0), reals=False) for part in parts]
+    assert torch.equal(torch.cat([half.z for half in halves]), drawn.z)
+    assert torch.equal(torch.cat([half.fake_labels for half in halves]), drawn.fake_labels)
     with pytest.raises(UserError, match="multiple of 3"):
         GANTraining(context(0, 3), whole.cfg, 2e-4, whole.generator, whole.discriminator, reals)
 
@@ -246,9 +222,10 @@ def test_accumulation_equals_one_larger_batch_for_the_discriminator() -> None:
         fake_labels = iter(labels[8:].split(size))
         one.discriminator.double()
         one.dtype = torch.double
-        one.real_batch = lambda n, rng, it=batches[0]: next(it)
-        one.generate = lambda z, y, it=batches[1]: next(it)[0].double()  # type: ignore[method-assign]
-        one.draw_latent = lambda rng, it=fake_labels: (None, next(it))  # type: ignore[method-assign]
+        real = ((x.double(), y) for x, y in batches[0])
+        drawn = (Batch(torch.empty(0), y, *pair) for y, pair in zip(fake_labels, real))
+        one.generate = lambda batch, it=batches[1]: next(it)[0].double()  # type: ignore[method-assign]
+        one.draw = lambda step, rng, it=drawn, **_: next(it)  # type: ignore[method-assign]
         one.optimizers["discriminator"].zero_grad()
         # The power iteration moves with every forward; a converged u does not.
         with torch.no_grad():
@@ -262,43 +239,4 @@ def test_accumulation_equals_one_larger_batch_for_the_discriminator() -> None:
 
 def test_unknown_augmentation_is_an_error_before_training() -> None:
     with pytest.raises(UserError, match="'colour'"):
-        GANTraining(context(), GanTrainingConfig.model_construct(diffaugment=("colour",)), 2e-4, *networks_of(training()), reals)
-
-
-def networks_of(one: GANTraining) -> tuple[nn.Module, nn.Module]:
-    return one.generator, one.discriminator
-
-
-def test_a_term_sees_the_batch_and_is_added_to_the_loss() -> None:
-    seen: list[Seen] = []
-
-    def brightness(batch: Seen) -> dict[str, Tensor]:
-        seen.append(batch)
-        return {"loss_bright": 0.5 * batch.fakes.mean()}
-
-    plain, with_term = training(batch=8, accumulations=2), training(batch=8, accumulations=2)
-    with_term.generator_terms = with_term.discriminator_terms = brightness
-    metrics = with_term.step(3, generator_at(0))
-    plain.step(3, generator_at(0))
-    *of_discriminator, first, second = seen
-    assert len(of_discriminator) == 4  # two updates of two micro-batches
-    assert (first.step, first.reals, first.fakes.shape, first.fake_logits.shape) == (3, None, (4, 1, 8, 8), (4, 1))
-    assert first.fake_features.shape[0] == of_discriminator[0].real_features.shape[0] == 4
-    torch.testing.assert_close(metrics["loss_bright"], 0.25 * (first.fakes.mean() + second.fakes.mean()).detach())
-    weights = [one.generator.state_dict()["output_layer.2.weight"] for one in (plain, with_term)]
-    assert not torch.equal(*weights)
-
-
-def test_a_joined_module_is_trained_with_its_network_and_is_in_the_checkpoint() -> None:
-    torch.manual_seed(0)
-    head = nn.Linear(32, 1)
-    before = head.weight.detach().clone()
-    one = training()
-    terms = lambda seen: {"loss_head": head(seen.fake_features).mean()}  # noqa: E731
-    joined = GANTraining(
-        context(), one.cfg, 2e-4, *networks_of(one), reals, discriminator_terms=terms, joined={"discriminator": {"head": head}}
-    )
-    joined.step(0, generator_at(0))
-    assert not torch.equal(head.weight, before)
-    assert set(joined.state_dict()["modules"]["head"]) == {"weight", "bias"}
-    assert len(joined.optimizers["discriminator"].param_groups[0]["params"]) == len(joined.trained) + 2
+        GANTraining(context(), GanTrainingConfig.model_construct(diffaugment=("colour",)), 2e-4, *networks(), reals)

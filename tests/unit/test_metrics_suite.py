@@ -17,6 +17,7 @@ from gankd.errors import StageFailed, UserError
 from gankd.metrics.extractors import classifier, from_weights, inception_torchvision, quantise, random_conv
 from gankd.metrics.suite import Features, cautions, fid, intra_fid, measure, real_side, suite
 from gankd.models import build
+from gankd.models.generative import Generative
 from gankd.stages.quality import Renumbered, generated_labels, real_features, score_network
 from gankd.stages.sections import QualityConfig
 
@@ -301,12 +302,12 @@ def context(tmp_path: Path, world: int = 1, rank: int = 0) -> Any:
     return Context("quality", "key", 7, tmp_path, Store(tmp_path), torch.device("cpu"), rank=rank, world_size=world)
 
 
-class Painter:
+class Painter(Generative):
     """A generator of flat images: the latent decides the brightness, the label the sign of a stripe."""
 
     dim_z = 2
 
-    def __call__(self, z: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         level = z[:, :1].tanh().view(-1, 1, 1, 1).expand(-1, 1, 8, 8).clone()
         level[:, :, :, 0] = labels.view(-1, 1, 1).float() / 2 - 1
         return level
@@ -349,9 +350,8 @@ def test_a_generator_is_scored_the_same_by_any_number_of_workers(tmp_path: Path)
 
 
 def test_a_generator_of_some_classes_is_asked_by_the_numbers_of_the_data(tmp_path: Path) -> None:
-    z, asked = torch.randn(4, 2, generator=generator_of(0)), torch.tensor([5, 3, 3, 5])
-    images = Renumbered(Painter(), [3, 5], "cpu")(z, asked)
-    assert torch.equal(images, Painter()(z, torch.tensor([1, 0, 0, 1])))
+    images = Renumbered(Painter(), [3, 5], "cpu").sample(4, torch.tensor([5, 3, 3, 5]), generator_of(0))
+    assert torch.equal(images, Painter().sample(4, torch.tensor([1, 0, 0, 1]), generator_of(0)))
 
 
 def test_fewer_than_two_real_images_are_refused(tmp_path: Path) -> None:
@@ -374,8 +374,8 @@ def test_a_file_of_weights_is_looked_into_before_anything_trains(tmp_path: Path)
 
 def test_a_generator_that_makes_no_numbers_ends_its_stage(tmp_path: Path) -> None:
     class Broken(Painter):
-        def __call__(self, z: Tensor, labels: Tensor) -> Tensor:
-            return super().__call__(z, labels).where(labels.view(-1, 1, 1, 1) != 2, torch.nan)
+        def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+            return super().forward(z, labels).where(labels.view(-1, 1, 1, 1) != 2, torch.nan)
 
     real = features(60)
     with pytest.raises(StageFailed, match=r"image \d+ has pixels or random_conv features that are not finite"):

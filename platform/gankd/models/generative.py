@@ -27,7 +27,7 @@ class Generative(nn.Module):
 
     def sample(self, n: int, labels: Tensor | None, rng: torch.Generator) -> Tensor:
         """`n` images (n, C, H, W) with latents drawn from `rng`; `labels` (n,), None for a generator that takes none."""
-        device = next(self.parameters()).device
+        device = next((parameter.device for parameter in self.parameters()), rng.device)
         inputs = [self.latents(n, rng).to(device), *([] if labels is None else [labels.to(device)])]
         images: Tensor = self(*inputs)
         return images

@@ -11,16 +11,18 @@ import torch
 
 from gankd import models
 from gankd.context import Context
+from gankd.data import Split
 from gankd.metrics.extractors import Extractor
 from gankd.metrics.suite import Features
 from gankd.models.generative import Generative
 from gankd.pictures import sample_grid
-from gankd.stages.quality import Renumbered, score_network
+from gankd.stages.quality import Renumbered, extractor_of, of_classes, real_features, score_network
 from gankd.stages.sections import GanTrainingConfig, QualityConfig
+from gankd.store.artifact import Artifact
 
 ROWS = 8  # images per class on a sample grid
 CLASSES_SHOWN = 10
-EVALUATION_BATCH = 100  # generated images at a time; workers share the batches
+EVALUATION_BATCH = 100  # images at a time; workers share the batches
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,26 @@ class RealSide:
     features: Features
     classes: Sequence[int] = ()
 
+    @classmethod
+    def of(
+        cls, ctx: Context, cfg: GanTrainingConfig, feature_classifier: Artifact, part: Split, classes: Sequence[int] = ()
+    ) -> RealSide:
+        """The feature classifier's features of a part of the data: of its images of these classes, or of all.
+
+        Looked at anew by each training: what a stage made for the section `quality` would tie the generator's key to it.
+        """
+        extractor = extractor_of(feature_classifier, ctx.device)
+        return cls(extractor, real_features(ctx, settings(cfg), of_classes(part, classes), extractor), classes)
+
     @property
     def fid(self) -> str:
         """The name of the metric that decides which generator is best."""
         return f"fid_{self.extractor.name}"
+
+
+def settings(cfg: GanTrainingConfig) -> QualityConfig:
+    """How generators are measured while they train."""
+    return QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH)
 
 
 class Evaluation:
@@ -54,7 +72,7 @@ class Evaluation:
 
     def __init__(self, ctx: Context, cfg: GanTrainingConfig, average: Generative, against: RealSide) -> None:
         self.ctx, self.cfg, self.average, self.against = ctx, cfg, average, against
-        self.quality = QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH)
+        self.quality = settings(cfg)
         self.asked: Any = Renumbered(average, against.classes, ctx.device) if against.classes else average
         self.every, self.occasions = occasions(cfg.steps, max(cfg.evaluations, cfg.sample_grids))
         self.best: dict[str, Any] = {"step": 0, "metrics": {}, "weights": {}}

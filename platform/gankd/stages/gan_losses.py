@@ -11,13 +11,22 @@ from torch import Tensor, nn
 
 from gankd.errors import UserError
 
+Weights = Tensor | None
 
-def hinge_discriminator(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+
+def weighted_mean(losses: Tensor, weights: Weights) -> Tensor:
+    """mean w_i l_i over losses (n, ...), with weights (n,); None = 1. The weights are not normalised."""
+    return losses.mean() if weights is None else (losses.reshape(len(weights), -1) * weights[:, None]).mean()
+
+
+def hinge_discriminator(
+    real: Tensor, fake: Tensor, real_weights: Weights = None, fake_weights: Weights = None
+) -> tuple[Tensor, Tensor]:
     """mean relu(1 - D(x)), mean relu(1 + D(G(z))): two scalars >= 0, to be added.
 
-    Logits of any shape; the two batches may differ in size.
+    Logits of any shape; the two batches may differ in size. Weights, where there are any, as in `weighted_mean`.
     """
-    return F.relu(1 - real).mean(), F.relu(1 + fake).mean()
+    return weighted_mean(F.relu(1 - real), real_weights), weighted_mean(F.relu(1 + fake), fake_weights)
 
 
 def hinge_generator(fake: Tensor) -> Tensor:
@@ -25,9 +34,11 @@ def hinge_generator(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def softplus_discriminator(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+def softplus_discriminator(
+    real: Tensor, fake: Tensor, real_weights: Weights = None, fake_weights: Weights = None
+) -> tuple[Tensor, Tensor]:
     """mean softplus(-D(x)), mean softplus(D(G(z))): the original GAN's loss on logits (Goodfellow et al. 2014)."""
-    return F.softplus(-real).mean(), F.softplus(fake).mean()
+    return weighted_mean(F.softplus(-real), real_weights), weighted_mean(F.softplus(fake), fake_weights)
 
 
 def softplus_generator(fake: Tensor) -> Tensor:
@@ -36,7 +47,7 @@ def softplus_generator(fake: Tensor) -> Tensor:
 
 
 class GANLoss(NamedTuple):
-    discriminator: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    discriminator: Callable[[Tensor, Tensor, Weights, Weights], tuple[Tensor, Tensor]]
     generator: Callable[[Tensor], Tensor]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -17,7 +17,7 @@ from gankd.engine import train
 from gankd.models.sync_batch_norm import synchronise
 from gankd.stages.evaluation import Evaluation, RealSide
 from gankd.stages.gan import GANTraining
-from gankd.stages.quality import CLASSES, extractor_of, load_real_statistics
+from gankd.stages.quality import CLASSES
 from gankd.stages.sections import GanConfig, GanNetworkConfig, GanTrainingConfig
 from gankd.store.artifact import Artifact
 
@@ -39,44 +39,49 @@ class EvaluatedTraining(GANTraining):
 
 
 def gan_training(
-    ctx: Context, cfg: GanTrainingConfig, g_lr: float, generator: Any, discriminator: Any, images: Split, **further: Any
-) -> EvaluatedTraining:
-    """The training of these networks on real images, labels 0 .. M - 1; `further`: see `GANTraining`."""
+    ctx: Context, cfg: GanTrainingConfig, g_lr: float, generator: Any, discriminator: Any, images: Split, *,
+    kind: type[EvaluatedTraining] = EvaluatedTraining, **further: Any,
+) -> EvaluatedTraining:  # fmt: skip
+    """The training of these networks on real images, labels 0 .. M - 1.
+
+    kind: a method's own, which draws otherwise. further: see `GANTraining`.
+    """
     if cfg.sync_batch_norm and ctx.world_size > 1:
         synchronise(generator)
     real = Resident(images, ctx.device, flip=cfg.flip)
     networks = generator.to(ctx.device), discriminator.to(ctx.device)
-    return EvaluatedTraining(ctx, cfg, g_lr, *networks, lambda n, rng: real.batch(n, rng, ctx.rank, ctx.world_size), **further)
+    return kind(ctx, cfg, g_lr, *networks, lambda n, rng: real.batch(n, rng, ctx.rank, ctx.world_size), **further)
 
 
-def fit_gan(ctx: Context, training: EvaluatedTraining, against: RealSide) -> dict[str, float]:
+def fit_gan(
+    ctx: Context, training: EvaluatedTraining, feature_classifier: Artifact, real: Split, classes: Sequence[int] = ()
+) -> dict[str, float]:
     """Train to the end, evaluated on the way. Makes the averaged generator (EMA), the last or the best as `keep` says.
 
-    Sample grids and all metrics on the validation part are logged. Returns the generator's metrics (of the best one), the step
-    it is of, and its number of parameters.
+    Sample grids and all metrics are logged. `real`: validation images to compare with, of these classes of the data, whose
+    numbers the generator's own, 0 .. M - 1, have there; empty where they are all. Returns the generator's metrics (of the best
+    one), the step it is of, and its number of parameters.
     """
     cfg, since = training.cfg, time.perf_counter()
+    # Only now, with all networks drawn: what is merely looked with must not move torch's generator before.
+    against = RealSide.of(ctx, cfg, feature_classifier, real, classes)
     training.evaluation = Evaluation(ctx, cfg, training.ema.average, against)  # type: ignore[arg-type]
     shown = cfg.batch * cfg.d_steps
     train(ctx, training, steps=cfg.steps, batch=shown, evaluate_every=training.evaluation.every)
     share = training.evaluation.seconds / max(time.perf_counter() - since, 1e-9)
     ctx.log({"evaluation_share": share}, training.clock(cfg.steps))
-    if against.classes:
-        (ctx.out / CLASSES).write_text(json.dumps([int(number) for number in against.classes]))
+    if classes:
+        (ctx.out / CLASSES).write_text(json.dumps([int(number) for number in classes]))
     metrics = training.evaluation.keep()
     if cfg.keep == "best":
         ctx.basis[against.extractor.name] = {"extractor": against.extractor.tag, "images": cfg.evaluation_images}
     return metrics | {"parameters": float(sum(p.numel() for p in training.generator.parameters()))}
 
 
-def train_generator(
-    ctx: Context, cfg: GanConfig, data: DataSet, feature_classifier: Artifact, real_statistics: Artifact
-) -> dict[str, float]:
+def train_generator(ctx: Context, cfg: GanConfig, data: DataSet, feature_classifier: Artifact) -> dict[str, float]:
     """A class-conditional BigGAN on the real training images."""
-    generator, discriminator = build_gan(cfg, data)
-    training = gan_training(ctx, cfg, cfg.g_lr, generator, discriminator, data.train)
-    against = RealSide(extractor_of(feature_classifier, ctx.device), load_real_statistics(real_statistics, ctx.device))
-    return fit_gan(ctx, training, against)
+    training = gan_training(ctx, cfg, cfg.g_lr, *build_gan(cfg, data), data.train)
+    return fit_gan(ctx, training, feature_classifier, data.val)
 
 
 def build_gan(cfg: GanNetworkConfig, data: DataSet) -> tuple[nn.Module, nn.Module]:

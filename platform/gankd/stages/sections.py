@@ -72,8 +72,8 @@ class GanNetworkConfig(Section):
     bn_eps: float = knob(1e-5, "epsilon of batch normalisation", origin="BigGAN", gt=0, lt=1)
 
 
-# Knobs and inputs by which a generator is only looked at while it trains.
-EVALUATING = frozenset({"evaluations", "evaluation_images", "feature_classifier", "real_statistics"})
+# Knobs and the input by which a generator is only looked at while it trains.
+EVALUATING = frozenset({"evaluations", "evaluation_images", "feature_classifier"})
 
 
 class GanTrainingConfig(Section):
@@ -120,7 +120,7 @@ class GanTrainingConfig(Section):
         return self
 
 
-class GanConfig(GanNetworkConfig, GanTrainingConfig):
+class GanConfig(GanTrainingConfig, GanNetworkConfig):
     """A class-conditional BigGAN: hinge loss, spectral norm, DiffAugment, EMA."""
 
     g_lr: float = knob(2e-4, "generator's learning rate", origin="cGAN-KD CIFAR-100", gt=0, le=1)

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -30,24 +30,21 @@ def collect(storage: Storage, cache: Folder, lease_ttl_s: float, dry_run: bool) 
     # A sweep that starts meanwhile refers to its keys, then takes a lease, before it relies on them.
     alive = living(storage, lease_ttl_s)
     used, keys = references(storage), {entry.key for entry in artifacts}
-    doomed: list[Deletion] = [(entry, partial(_delete_artifact, storage, entry.key)) for entry in artifacts]
-    doomed += found
-    doomed += _lost_uploads(storage, uploads)
-    doomed = [(entry, delete) for entry, delete in doomed if entry.key not in alive and not _needed(entry, used, keys)]
-    if not dry_run:
+    doomed: list[Deletion] = [
+        (entry, partial(_delete_artifact, storage, entry.key))
+        for entry in artifacts
+        if entry.key not in used and entry.key not in alive
+    ]
+    # Of what a sweep refers to, copies are kept once it is published, and checkpoints until then.
+    needed = {"copy": used & keys, "checkpoint": used - keys}
+    for entry, delete in (*found, *_lost_uploads(storage, uploads)):
+        if entry.key not in alive and entry.key not in needed.get(entry.kind, ()):
+            doomed.append((entry, delete))
+    if doomed and not dry_run:
         for _, delete in doomed:
             delete()
         recipes.forget(storage, keys - {entry.key for entry, _ in doomed if entry.kind == "artifact"})
     return [entry for entry, _ in doomed]
-
-
-def _needed(entry: Entry, used: Set[str], published_keys: Set[str]) -> bool:
-    """Whether a sweep needs an entry that no lease protects."""
-    if entry.kind == "artifact":
-        return entry.key in used
-    if entry.kind == "copy":
-        return entry.key in used and entry.key in published_keys
-    return entry.kind == "checkpoint" and entry.key in used and entry.key not in published_keys
 
 
 def _delete_artifact(storage: Storage, key: str) -> None:

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from gankd.errors import UserError
 from gankd.store.artifact import MANIFEST
@@ -24,8 +24,7 @@ READERS = 16  # small files read at once from a bucket, where each costs a reque
 LINE = re.compile(r"^([a-z0-9_-]+) (\d+) (\d+\.\d{3})$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Something in the store.
 
     bytes: size of all its files. created: its newest file, of an artifact its publication, in seconds since 1970.

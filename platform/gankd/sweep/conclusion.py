@@ -80,7 +80,7 @@ def _tests(
 
 
 def _test_job(sweep: Sweep, record: TrialRecord, stages: Sequence[Stage]) -> Job:
-    return sweep.job(record.knobs, f"{record.trial}-test", tuple(stage.name for stage in stages))
+    return sweep.job(record.knobs, record.trial, tuple(stage.name for stage in stages))
 
 
 def test_gain(sweep: Sweep, conclusion: Conclusion) -> float | None:

@@ -141,13 +141,13 @@ def check_shares(sweep: Sweep) -> None:
     for stage in sweep.method.stages:
         is_shared = stage.name in shared
         need = request.shared_resources() if is_shared else request.resources(request.workers)
-        flag = "--shared-workers" if is_shared and request.shared_workers else "--workers"
+        flag = "--shared-workers" if is_shared else "--workers"
         for name in stage.shares:
             knob = name if "." in name else f"{stage.section or stage.name}.{name}"
             batch = value_of(sweep.tree, knob)
             if batch % need.workers:
                 raise UserError(
-                    f"knob {knob!r} cannot be {batch}: the {need.workers} of {flag} "
+                    f"knob {knob!r} cannot be {batch}: the {flag} {need.workers} "
                     f"share it, so it must be a multiple of {need.workers}"
                 )
 

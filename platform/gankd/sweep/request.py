@@ -41,7 +41,7 @@ class SweepRequest(Section):
     scheduler: Literal["asha", "fifo"] = Field("asha", description="Stop the worse half of the trials early, or none.")
     search: Literal["random", "optuna"] = Field("random", description="How knobs are drawn.")
     workers: int = Field(1, ge=1, description="Workers of each trial; more than one runs on Ray Train.")
-    shared_workers: int = Field(0, ge=0, description="Workers of the shared stages; 0 = as --workers.")
+    shared_workers: int | None = Field(None, ge=1, description="Workers of the shared stages.  [default: as --workers]")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPU cores of each worker.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker.")
     checkpoint_seconds: float = Field(30.0, ge=0, description="Time between checkpoints of a stage; 0 = each step.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gankd.method import Gain
+from gankd.method import Gain, flatten
 from gankd.metrics.directions import direction
 from gankd.metrics.paired import Paired, paired
 from gankd.pipeline import Job
+from gankd.store.events import EventWriter
 from gankd.sweep.gains import TunedGain
 from gankd.sweep.jobs import Cluster, Outcome, bring_about
 from gankd.sweep.plan import Sweep
@@ -45,10 +46,10 @@ def repeat(sweep: Sweep, gain: Gain, tuned: TunedGain, cluster: Cluster) -> list
         sides["preset"] = (tuned.preset.knobs, tuned.preset.knobs)
     repetitions = range(1, sweep.request.seeds + 1)
     chains = [
-        [_job(sweep, gain, knobs, side, repetition) for pair in sides.values() for side, knobs in enumerate(pair)]
+        [_job(sweep, gain, what, knobs, side, repetition) for what, pair in sides.items() for side, knobs in enumerate(pair)]
         for repetition in repetitions
     ]
-    outcomes = bring_about(sweep, chains, cluster)
+    outcomes = _tracked(sweep, chains, cluster)
     repeated = []
     for place, what in enumerate(sides):
         pairs = {sweep.config.seed + r: tuple(outcomes[r - 1][2 * place : 2 * place + 2]) for r in repetitions}
@@ -56,10 +57,24 @@ def repeat(sweep: Sweep, gain: Gain, tuned: TunedGain, cluster: Cluster) -> list
     return repeated
 
 
-def _job(sweep: Sweep, gain: Gain, knobs: Mapping[str, object], side: int, repetition: int) -> Job:
+def _tracked(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster) -> list[list[Outcome]]:
+    """`bring_about`, with a run in the tracker for each job, beside those of the trials."""
+    events = EventWriter(sweep.records.events, "seeds")
+    for job in (job for chain in chains for job in chain):
+        params = flatten(job.config) | {"repetition": job.repetition}
+        events.emit("trial_start", trial=job.trial, params=params, keys={})
+    outcomes = bring_about(sweep, chains, cluster)
+    for job, outcome in zip((j for chain in chains for j in chain), (o for chain in outcomes for o in chain), strict=True):
+        status = "failed" if outcome.failure else "finished"
+        events.emit("trial_end", trial=job.trial, status=status, metrics=outcome.metrics, reason=outcome.failure)
+    events.close()
+    return outcomes
+
+
+def _job(sweep: Sweep, gain: Gain, what: str, knobs: Mapping[str, object], side: int, repetition: int) -> Job:
     stage = (gain.stage, gain.control)[side]
     stages = (stage, gain.tests[side]) if gain.tests else (stage,)
-    name = f"seed{sweep.config.seed + repetition}-{stage}"
+    name = f"seed{sweep.config.seed + repetition}-{what}-{stage}"
     return replace(sweep.job(knobs, name, stages), repetition=repetition)
 
 

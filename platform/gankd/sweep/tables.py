@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from gankd.method import Method
 from gankd.sweep.conclusion import Conclusion, main_values, test_gain
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
@@ -17,13 +18,13 @@ from gankd.sweep.seeds import Repeated, seed_note
 
 
 def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | None) -> Table:
-    """All trials, best first: the searched knobs, the objective and, of a method with one, the control of the same trial."""
-    metric, gain = sweep.space.metric, sweep.method.gain
+    """All trials, best first: where its knobs differ from the preset's, the objective and, with one, its own control."""
+    metric, gain, preset = sweep.space.metric, sweep.method.gain, sweep.space.preset_point(sweep.tree)
     ends = Counter(knob.partition(".")[2] for knob in sweep.space.samplers)
     short = {knob: end if ends[end := knob.partition(".")[2]] == 1 else knob for knob in sweep.space.samplers}
     table = Table(title=f"{sweep.name}: {metric} on the validation part", title_justify="left")
-    for heading in ("trial", *short.values()):
-        table.add_column(heading, overflow="fold")
+    table.add_column("trial", no_wrap=True)
+    table.add_column("differs from the preset in", overflow="fold", max_width=64)
     figures = [metric, *([f"{gain.control}/{gain.metric}"] if gain else [])]
     for heading in (*(name.partition("/")[0] for name in figures), ""):
         table.add_column(heading, justify="right")
@@ -32,9 +33,10 @@ def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | No
         values = [record.metrics.get(name) for name in figures]
         if values[0] is None:  # stopped before its end: what the scheduler saw
             values[0] = record.metrics.get(sweep.watched_metric)
+        other = [f"{short[knob]} {_knob(value)}" for knob, value in record.knobs.items() if value != preset.get(knob)]
         state = "" if record.status == "finished" else record.status
         mark = "* " if best and record.trial == best.trial else ""
-        table.add_row(mark + record.trial, *(_knob(record.knobs.get(knob)) for knob in short), *map(_number, values), state)
+        table.add_row(mark + record.trial, ", ".join(other) or "(the preset)", *map(_number, values), state)
     return table
 
 
@@ -48,16 +50,28 @@ def score_table(sweep: Sweep, record: TrialRecord, tests: Mapping[str, float]) -
     for heading in ("stage", "metric", "validation", "test", "parameters"):
         table.add_column(heading, justify="left" if heading in ("stage", "metric") else "right")
     for stage in dict.fromkeys(sweep.method.roles.values()):
-        validation = main_values(record.metrics, stage, "val_")
+        validation = main_values(record.metrics, stage, "val_") or _measured(sweep.method, record, stage)
         test = {name: v for each in sweep.method.tests_of(stage) for name, v in main_values(tests, each.name, "test_").items()}
         if not validation and not test:
             continue
         parameters = record.metrics.get(f"{stage}/parameters")
         count = f"{parameters:,.0f}" if parameters else ""
-        name = next(iter([*validation, *test])).rpartition("/")[2].partition("_")[2]
+        name = next(iter([*validation, *test])).rpartition("/")[2]
+        for part in ("val_", "test_"):
+            name = name.removeprefix(part)
         shown = [next(iter(values.values()), None) for values in (validation, test)]
         table.add_row(stage, name, *map(_number, shown), count)
     return table
+
+
+def _measured(method: Method, record: TrialRecord, stage: str) -> dict[str, float]:
+    """What a further stage has measured of this one: the metric of the gain."""
+    gain = method.gain
+    if gain is None:
+        return {}
+    measuring = [name for name in (gain.stage, gain.control) if stage in method.stage(name).inputs]
+    names = [f"{name}/{gain.metric}" for name in measuring if stage not in (gain.stage, gain.control)]
+    return {name: record.metrics[name] for name in names[:1] if name in record.metrics}
 
 
 def gain_table(sweep: Sweep, conclusion: Conclusion) -> Table | None:

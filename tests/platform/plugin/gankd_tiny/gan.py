@@ -38,7 +38,7 @@ METHOD = replace(
         Stage(
             "biggan",
             "gankd.stages.generator:train_generator",
-            inputs=("feature_classifier", "real_statistics"),
+            inputs=("feature_classifier",),
             shares=("batch",),
         ),
         *TINY.stages,
