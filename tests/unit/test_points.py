@@ -15,6 +15,7 @@ EVERY_KIND = """
     'samples.filter_quantile': tune.quniform(0.5, 1.0, 0.1),
     'student.lr': tune.loguniform(1e-2, 2e-1),
     'student.momentum': tune.uniform(0.5, 0.9),
+    'student.weight_decay': tune.choice(list(__import__('numpy').linspace(1e-4, 1e-3, 3))),
     'student.batch': tune.randint(8, 64),
     'student.fakes': tune.qrandint(100, 1000, 100),
     'density_ratio.lam': tune.qloguniform(0.01, 0.1, 0.01),

@@ -89,11 +89,18 @@ def _drawing(sweep: Sweep) -> Callable[[], list[Point]]:
         ]
 
     def block() -> list[Point]:
-        columns = [sampler.sample(size=BLOCK, random_state=random) for sampler in samplers.values()]
-        plain = [column.tolist() if isinstance(column, np.ndarray) else map(_plain, column) for column in columns]
-        return [dict(zip(samplers, values)) for values in zip(*plain)]
+        columns = [_plain_column(sampler.sample(size=BLOCK, random_state=random)) for sampler in samplers.values()]
+        return [dict(zip(samplers, values)) for values in zip(*columns)]
 
     return block
+
+
+def _plain_column(values: Any) -> list[Any]:
+    """An array, or a list in which few or no values are numpy's, as a list of Python's own."""
+    if isinstance(values, np.ndarray):
+        column: list[Any] = values.tolist()
+        return column
+    return [_plain(value) for value in values] if any(hasattr(kind, "item") for kind in set(map(type, values))) else values
 
 
 def _plain(value: Any) -> Any:
