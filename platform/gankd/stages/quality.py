@@ -204,7 +204,7 @@ def note_basis(ctx: Context, cfg: QualityConfig, extractor: Extractor, real: Fea
     """
     counts = {"real images": real.count, "images": cfg.images if images is None else images}
     name = extractor.name
-    ctx.basis[name] = {"extractor": extractor.tag, "classes": sorted(real.class_counts()), **counts}
+    ctx.basis[name] = {"extractor": extractor.tag, "classes": sorted(real.class_counts()), "labels": cfg.labels, **counts}
     ctx.basis[f"kid_{name}"] = {"subsets": [cfg.kid_subsets, cfg.kid_subset_size]}
     for metric in ("precision", "recall", "density", "coverage"):
         ctx.basis[f"{metric}_{name}"] = {"neighbours": cfg.neighbours}
