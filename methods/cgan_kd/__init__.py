@@ -7,13 +7,8 @@ and Regression (arXiv 2104.03164). This is the classification method.
 from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
-from gankd.stages.sections import GENERATED_ONLY
+from gankd.stages.declared import CLASSIFIER_METRICS, classifier, quality, real_statistics, tested
 from methods.cgan_kd.config import CganKdConfig
-
-CLASSIFIER = "gankd.stages.classifier"
-QUALITY = "gankd.stages.quality"
-CHECKS = "gankd.stages.checks"
-TEST = f"{CLASSIFIER}:test_network"
 
 METHOD = Method(
     name="cgan_kd",
@@ -21,44 +16,34 @@ METHOD = Method(
     summary="distil a teacher into a student through filtered samples of a class-conditional GAN",
     config=CganKdConfig,
     stages=(
-        Stage("teacher", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
-        Stage("baseline", f"{CLASSIFIER}:train_classifier", check=f"{CHECKS}:check_classifier", shares=("batch",)),
-        Stage(
-            "feature_classifier",
-            f"{CLASSIFIER}:train_classifier",
-            check=f"{CHECKS}:check_classifier",
-            shares=("batch",),
-            per_seed=False,
-        ),
-        Stage(
-            "real_statistics",
-            f"{QUALITY}:measure_real",
-            inputs=("feature_classifier",),
-            section="quality",
-            ignores=GENERATED_ONLY,
-            per_seed=False,
-        ),
+        classifier("teacher"),
+        classifier("baseline"),
+        classifier("feature_classifier", per_seed=False),
+        real_statistics(),
         Stage(
             "biggan",
             "gankd.stages.generator:train_generator",
             inputs=("feature_classifier",),
-            check=f"{CHECKS}:check_gan",
+            check="gankd.stages.checks:check_gan",
             shares=("batch",),
+            metrics=("parameters", "step"),
         ),
-        Stage("extractor", "methods.cgan_kd.stages:train_extractor", shares=("batch",)),
-        Stage(
-            "quality",
-            f"{QUALITY}:score_generator",
-            inputs=("feature_classifier", "real_statistics", "biggan"),
-            check=f"{CHECKS}:check_quality",
-        ),
+        Stage("extractor", "methods.cgan_kd.stages:train_extractor", shares=("batch",), metrics=CLASSIFIER_METRICS),
+        quality("quality", of="biggan"),
         Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", inputs=("biggan", "extractor"), shares=("batch",)),
         Stage(
             "samples",
             "methods.cgan_kd.stages:make_samples",
             inputs=("biggan", "extractor", "density_ratio", "teacher"),
+            metrics=("acceptance", "draws"),
         ),
-        Stage("student", "methods.cgan_kd.stages:train_student", inputs=("baseline", "samples"), shares=("batch",)),
+        Stage(
+            "student",
+            "methods.cgan_kd.stages:train_student",
+            inputs=("baseline", "samples"),
+            shares=("batch",),
+            metrics=("val_{task}",),
+        ),
         # The control is the student without the method: same start, same steps, real images only.
         Stage(
             "control",
@@ -67,11 +52,12 @@ METHOD = Method(
             section="student",
             ignores=frozenset({"fakes", "real_per_fake"}),
             shares=("batch",),
+            metrics=("val_{task}",),
         ),
-        Stage("test_teacher", TEST, inputs=("teacher",), test=True),
-        Stage("test_baseline", TEST, inputs=("baseline",), test=True),
-        Stage("test_control", TEST, inputs=("control",), test=True),
-        Stage("test_student", TEST, inputs=("student",), test=True),
+        tested("teacher"),
+        tested("baseline"),
+        tested("control"),
+        tested("student"),
     ),
     presets=Path(__file__).parent / "presets",
     objective="student/val_accuracy",

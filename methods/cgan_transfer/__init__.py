@@ -7,14 +7,14 @@ Shahbazi, Huang, Paudel, Chhatkuli, Van Gool: Efficient Conditional GAN Transfer
 from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
-from gankd.stages.sections import GENERATED_ONLY, GanNetworkConfig
+from gankd.stages.declared import GENERATED_METRICS, classifier, quality, real_statistics, tested_generator
+from gankd.stages.sections import GanNetworkConfig
 from methods.cgan_transfer.config import CganTransferConfig
 
 STAGES = "methods.cgan_transfer.stages"
 CHECKS = "methods.cgan_transfer.checks"
-QUALITY = "gankd.stages.quality"
 CLASSES = ("task.old_classes", "task.new_classes")
-MEASURES = ("feature_classifier", "real_statistics")
+TRAINED = ("parameters", "parameters_trained", "step")
 # A GAN trained from scratch has pretraining's networks and learning rates; all else is as in the transfer.
 OF_PRETRAINING = tuple(f"pretrain.{knob}" for knob in (*GanNetworkConfig.model_fields, "g_lr", "d_lr"))
 
@@ -31,16 +31,13 @@ def transfer(
         sections=("task", "training", *sections),
         check=f"{CHECKS}:{check}",
         shares=("training.batch",),
+        metrics=(*TRAINED, *GENERATED_METRICS),
     )
 
 
 def measured(generator: str) -> tuple[Stage, Stage]:
     """The stages that measure a generator, on validation images and, of what is chosen, on test images."""
-    check = "gankd.stages.checks:check_quality"
-    return (
-        Stage(f"quality_{generator}", f"{QUALITY}:score_generator", (*MEASURES, generator), section="quality", check=check),
-        Stage(f"test_{generator}", f"{QUALITY}:test_generator", ("feature_classifier", generator), section="quality", test=True),
-    )
+    return quality(f"quality_{generator}", of=generator), tested_generator(generator)
 
 
 METHOD = Method(
@@ -49,22 +46,8 @@ METHOD = Method(
     summary="transfer a conditional GAN to new classes with few images, by combining the old classes' batch-norm parameters",
     config=CganTransferConfig,
     stages=(
-        Stage(
-            "feature_classifier",
-            "gankd.stages.classifier:train_classifier",
-            check="gankd.stages.checks:check_classifier",
-            shares=("batch",),
-            per_seed=False,
-        ),
-        Stage(
-            "real_statistics",
-            f"{STAGES}:measure_new",
-            inputs=("feature_classifier",),
-            section="quality",
-            ignores=GENERATED_ONLY,
-            sections=CLASSES,
-            per_seed=False,
-        ),
+        classifier("feature_classifier", per_seed=False),
+        real_statistics(f"{STAGES}:measure_new", CLASSES),
         Stage(
             "pretrain",
             f"{STAGES}:pretrain",
@@ -72,6 +55,7 @@ METHOD = Method(
             sections=CLASSES,
             check=f"{CHECKS}:check_pretrain",
             shares=("batch",),
+            metrics=TRAINED,
         ),
         transfer("bn", ("pretrain",), check="check_bn"),
         transfer("ft", ("bn",)),

@@ -12,24 +12,26 @@ from gankd.data import DataSet, Split
 from gankd.data.splits import balanced
 from gankd.errors import UserError
 from gankd.stages.quality import of_classes
+from gankd.text import shortened
 from methods.cgan_transfer.config import Classes, TaskConfig
 
 
 def class_numbers(wanted: Classes, data: DataSet) -> list[int]:
-    """The classes' numbers in `data`. A name comes first: for a set of digits "7" is the class called 7."""
-    numbers = []
-    for name in wanted:
-        text = str(name)
-        if text in data.class_names:
-            numbers.append(data.class_names.index(text))
-        elif isinstance(name, int) and 0 <= name < len(data.class_names):
-            numbers.append(name)
+    """The classes' numbers in `data`. A class is called by its name, or, where no name is made of digits, by its number."""
+    names, numbers = data.class_names, []
+    by_number = not any(name.isdecimal() for name in names)
+    for called in map(str, wanted):
+        if called in names:
+            numbers.append(names.index(called))
+        elif by_number and called.isdecimal() and int(called) < len(names):
+            numbers.append(int(called))
         else:
-            known = ", ".join(data.class_names[:10]) + (", ..." if len(data.class_names) > 10 else "")
+            known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             raise UserError(
-                f"data set {data.name!r} has no class {text!r}{nearest(text, data.class_names)} (it has "
-                f"{len(data.class_names)}: {known})"
+                f"data set {data.name!r} has no class {shortened(called)}{nearest(called, names)} (it has {len(names)}: {known})"
             )
+        if numbers[-1] in numbers[:-1]:
+            raise UserError(f"class {names[numbers[-1]]!r} is listed twice, the second time as {called!r}; list it once")
     return numbers
 
 

@@ -7,13 +7,10 @@ Liang, Fu: Relation-Guided Adversarial Learning for Data-Free Knowledge Transfer
 from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
-from gankd.stages.sections import GENERATED_ONLY
+from gankd.stages.declared import QUALITY, classifier, quality, real_statistics, tested
 from methods.rgal.config import RgalConfig
 
-CLASSIFIER = "gankd.stages.classifier"
-QUALITY = "gankd.stages.quality"
-CHECK = "gankd.stages.checks:check_classifier"
-TEST = f"{CLASSIFIER}:test_network"
+STUDENT_METRICS = ("best_val_{task}", "parameters", "teacher_val_{task}", "val_{task}")
 
 METHOD = Method(
     name="rgal",
@@ -21,9 +18,9 @@ METHOD = Method(
     summary="distil a teacher without its training images, by inverting it with relation-guided terms",
     config=RgalConfig,
     stages=(
-        Stage("teacher", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
+        classifier("teacher"),
         # The student trained on the real images that the method does without: for comparison only.
-        Stage("baseline", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",)),
+        classifier("baseline"),
         Stage(
             "student",
             "methods.rgal.stages:train_student",
@@ -31,6 +28,7 @@ METHOD = Method(
             sections=("synthesis",),
             check="methods.rgal.checks:check_student",
             shares=("batch", "synthesis.batch"),
+            metrics=STUDENT_METRICS,
         ),
         # The control: the same student and the same updates on images of noise, which know nothing of the teacher.
         Stage(
@@ -43,28 +41,16 @@ METHOD = Method(
             ),
             check="methods.rgal.checks:check_pool",
             shares=("batch",),
+            metrics=STUDENT_METRICS,
         ),
         # How near the synthetic images come to real ones, by a feature classifier that synthesis has never seen.
-        Stage("feature_classifier", f"{CLASSIFIER}:train_classifier", check=CHECK, shares=("batch",), per_seed=False),
-        Stage(
-            "real_statistics",
-            f"{QUALITY}:measure_real",
-            inputs=("feature_classifier",),
-            section="quality",
-            ignores=GENERATED_ONLY,
-            per_seed=False,
-        ),
-        Stage(
-            "pool",
-            f"{QUALITY}:score_images",
-            inputs=("feature_classifier", "real_statistics", "student"),
-            section="quality",
-            check="gankd.stages.checks:check_quality",
-        ),
-        Stage("test_teacher", TEST, inputs=("teacher",), test=True),
-        Stage("test_baseline", TEST, inputs=("baseline",), test=True),
-        Stage("test_noise", TEST, inputs=("noise",), test=True),
-        Stage("test_student", TEST, inputs=("student",), test=True),
+        classifier("feature_classifier", per_seed=False),
+        real_statistics(),
+        quality("pool", of="student", run=f"{QUALITY}:score_images"),
+        tested("teacher"),
+        tested("baseline"),
+        tested("noise"),
+        tested("student"),
     ),
     presets=Path(__file__).parent / "presets",
     objective="student/val_accuracy",

@@ -8,18 +8,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gankd.data.config import DataConfig
 from gankd.errors import UserError
+from gankd.paths import absolute_path, is_file, read_text
+from gankd.text import read_yaml, shortened, typed
 
-EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+BEYOND = 2**31  # a number as large as this is a slip of the hand, and no machine's
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)  # made once: a sweep names 100,000 trials
 Config = TypeVar("Config", bound="Section")
 
@@ -87,6 +88,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()[:20]
 
 
+def file_digest(file: Path) -> str:
+    """sha256 of a file's content, in hex. Raises OSError."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def identity(section: Section | Selection) -> dict[str, Any]:
     """What a section means for an artifact's key: its values but inert ones, and for files their content.
 
@@ -99,7 +106,7 @@ def identity(section: Section | Selection) -> dict[str, Any]:
     for name in values:
         if is_path(fields[name]) and values[name] is not None:
             try:
-                values[name] = hashlib.sha256(Path(values[name]).read_bytes()).hexdigest()
+                values[name] = file_digest(Path(values[name]))
             except OSError as error:
                 raise UserError(f"the file {values[name]!r} of knob {name!r} cannot be read: {error.strerror}") from None
     return values
@@ -110,10 +117,11 @@ def is_path(info: Any) -> bool:
     return isinstance(info.json_schema_extra, dict) and info.json_schema_extra.get("unit") == "path"
 
 
-def absolute_paths(config: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with its file names made absolute: workers run in other folders."""
-    set_paths = {name: value_of(tree, name) for name, info in knobs(config).items() if is_path(info)}
-    return with_knobs(tree, {name: str(Path(p).expanduser().absolute()) for name, p in set_paths.items() if p})
+def path_knobs(config: MethodConfig) -> dict[str, str]:
+    """{dotted knob: path} of the files and folders that a config names, absolute: workers, and who resumes, are elsewhere."""
+    tree = config.model_dump(mode="json")
+    paths = {name: value_of(tree, name) for name, info in knobs(type(config)).items() if is_path(info)}
+    return {name: absolute_path(path, f"knob {name!r}") for name, path in paths.items() if path is not None}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -140,28 +148,32 @@ def preset_names(folder: Path) -> list[str]:
     return sorted(names, key=lambda name: name != "digits")
 
 
+def preset_file(folder: Path, preset: str) -> Path:
+    """The YAML file of a preset: a name in `folder`, or the path of a user's own. Raises UserError when there is none."""
+    if is_file(file := folder / f"{preset}.yaml"):
+        return file
+    if (file := Path(preset)).suffix in (".yaml", ".yml") and is_file(file):
+        return file
+    names = preset_names(folder)
+    raise UserError(
+        f"unknown preset {shortened(preset)}{nearest(preset, names)} (known: {', '.join(names)}; or give the path of a YAML file)"
+    )
+
+
 def read_preset(folder: Path, preset: str) -> dict[str, Any]:
-    """The differences that a preset holds. `preset` is a name in `folder` or a path to a user's YAML file."""
-    file = folder / f"{preset}.yaml"
-    if not file.is_file():
-        file = Path(preset)
-        if file.suffix not in (".yaml", ".yml") or not file.is_file():
-            names = preset_names(folder)
-            raise UserError(
-                f"unknown preset {preset!r}{nearest(preset, names)} (known: {', '.join(names)}; or give the path of a YAML file)"
-            )
-    try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"preset {file} is not readable YAML: {' '.join(str(error).split())}") from None
+    """The differences that a preset holds, its values as texts. `preset` is a name in `folder` or a path to a YAML file."""
+    file = preset_file(folder, preset)
+    content = read_yaml(read_text(file, "preset"), f"preset {file}")
+    if content is None:
+        return {}
     if not isinstance(content, dict):
-        raise UserError(f"preset {file} must hold sections (a YAML mapping), not {type(content).__name__}")
+        raise UserError(f"preset {file} must hold sections (a YAML mapping), not {shortened(content)}")
     return content
 
 
 def with_knobs(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`tree` with dotted knobs replaced."""
-    result = json.loads(json.dumps(tree))
+    result: dict[str, Any] = deepcopy(dict(tree))
     for dotted, value in changes.items():
         *sections, last = dotted.split(".")
         place = result
@@ -173,38 +185,39 @@ def with_knobs(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return result
 
 
-def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """`--set a.b=v` texts as {dotted knob: value}, the value read as YAML."""
-    changes: dict[str, Any] = {}
+def parse_overrides(assignments: Iterable[str]) -> dict[str, str]:
+    """`--set a.b=v` as {dotted knob: text}; the knob's declared type decides how the text is read (`gankd.text`)."""
+    changes: dict[str, str] = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UserError(f"--set takes knob=value, not {text!r} (example: --set student.lr=0.05)")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UserError(f"the value in --set {text!r} is not readable YAML") from None
-        changes[name.strip()] = _number(parsed)
+            raise UserError(f"--set takes knob=value, not {shortened(text)} (example: --set student.lr=0.05)")
+        changes[name.strip()] = value
     return changes
-
-
-def _number(value: Any) -> Any:
-    # YAML 1.1 reads 1e-3 as a text; everybody means the number. Other texts of digits are names, such as a class "007".
-    if isinstance(value, str) and EXPONENT.fullmatch(value):
-        return float(value)
-    return [_number(item) for item in value] if isinstance(value, list) else value
-
-
-def _numbers(tree: Any) -> Any:
-    return {key: _numbers(value) for key, value in tree.items()} if isinstance(tree, dict) else _number(tree)
 
 
 def build_config(config: type[Config], tree: Mapping[str, Any], source: str = "") -> Config:
     """The validated config. Raises UserError naming the first wrong knob, its value, and what is allowed."""
     try:
-        return config.model_validate(_numbers(dict(tree)))
+        return config.model_validate(_typed(config, tree, "", source))
     except ValidationError as error:
         raise UserError(_sentence(config, error, source)) from None
+
+
+def _typed(config: type[BaseModel], tree: Mapping[str, Any], prefix: str, source: str) -> dict[str, Any]:
+    """`tree` with its texts read as the knobs' types ask. What no section knows stays, for the config to refuse."""
+    result = dict(tree)
+    for name, info in config.model_fields.items():
+        inner, value = info.annotation, result.get(name)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if isinstance(value, Mapping):
+                result[name] = _typed(inner, value, f"{prefix}{name}.", source)
+        elif name in result:
+            value = result[name] = typed(inner, value, f"knob {prefix + name!r}")
+            if isinstance(value, int) and abs(value) >= BEYOND:
+                tail = f" (in {source})" if source else ""
+                raise UserError(f"knob {prefix + name!r} cannot be {shortened(value)}: it must be below {BEYOND}{tail}")
+    return result
 
 
 def _sentence(config: type[BaseModel], error: ValidationError, source: str) -> str:
@@ -214,14 +227,14 @@ def _sentence(config: type[BaseModel], error: ValidationError, source: str) -> s
     tail = f" (in {source})" if source else ""
     if first["type"] == "extra_forbidden":
         sections = {name.rpartition(".")[0] for name in known} | set(known)
-        return f"unknown knob {where!r}{nearest(where, sections)}{tail}"
+        return f"unknown knob {shortened(where)}{nearest(where, sections)}{tail}"
     if first["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{where!r} is a section and needs knobs below it, not {first['input']!r}{tail}"
+        return f"{where!r} is a section and needs knobs below it, not {shortened(first['input'])}{tail}"
     others = len(error.errors()) - 1
     more = f"; {others} more knob{'s are' if others > 1 else ' is'} wrong too" if others else ""
     allowed = first["msg"].removeprefix("Value error, ")
     allowed = allowed[0].lower() + allowed[1:] if allowed else allowed
-    return f"knob {where!r} cannot be {first['input']!r}: {allowed}{more}{tail}"
+    return f"knob {where!r} cannot be {shortened(first['input'])}: {allowed}{more}{tail}"
 
 
 def value_of(tree: Mapping[str, Any], dotted: str) -> Any:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gankd.errors import UserError
+from gankd.sweep.extent import different_points
 from gankd.sweep.plan import Sweep, prepare, request_of
-from gankd.sweep.points import BLOCK, different_points, draw_points
+from gankd.sweep.points import BLOCK, draw_points
 from gankd.sweep.remarks import remarks
 
 EVERY_KIND = """
@@ -78,7 +80,7 @@ def test_points_are_values_that_ray_gives_as_plain_numbers(tmp_path: Path) -> No
 )
 def test_a_small_space_is_known_beforehand_and_tried_as_a_whole(tmp_path: Path, space: str, points: int) -> None:
     sweep = sweep_of(tmp_path, space, 100_000)
-    assert different_points(sweep) == points
+    assert different_points(sweep.space, sweep.tree) == points
     assert len(draw_points(sweep)) == points
     asked = 200_000 if "grid" in space else 100_000
     expected = f"the space holds {points} different points with the preset's, so {points} trials run and not {asked}"
@@ -87,7 +89,7 @@ def test_a_small_space_is_known_beforehand_and_tried_as_a_whole(tmp_path: Path, 
 
 def test_a_space_that_nobody_can_count_ends_too(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, "'student.lr': tune.sample_from(lambda _: 0.01)", 100_000)
-    assert different_points(sweep) is None
+    assert different_points(sweep.space, sweep.tree) is None
     assert len(draw_points(sweep)) == 2
 
 
@@ -129,3 +131,17 @@ def test_bf16_in_hardware_that_is_not_used_is_said(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("gankd.sweep.remarks.BF16_PIXELS", 8)
     cpu.write_text("flags : fpu avx2")
     assert remarks(sweep, this_machine=True) == []
+
+
+def test_a_grid_that_makes_too_many_trials_is_refused_at_once(tmp_path: Path) -> None:
+    grid = "'student.fakes': tune.grid_search(list(range(1, 1001))), 'student.lr': tune.uniform(0.1, 1)"
+    with pytest.raises(UserError, match=r"--trials 1,000 for each of the 1,000 points .* are 1,000,000 trials"):
+        sweep_of(tmp_path, grid, 1000)
+    points = points_of(tmp_path, grid, 2)[1:]  # without the preset's
+    assert [point["student.fakes"] for point in points] == [*range(1, 1001), *range(1, 1000)]
+    assert len({point["student.lr"] for point in points}) == 1999
+
+
+def test_functions_of_a_space_draw_the_same_again(tmp_path: Path) -> None:
+    space = "'student.lr': tune.sample_from(lambda: __import__('random').uniform(0.1, 1))"
+    assert points_of(tmp_path, space, 20) == points_of(tmp_path, space, 20)

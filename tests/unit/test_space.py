@@ -6,25 +6,40 @@ from pathlib import Path
 
 import pytest
 
-from gankd.config import build_config, read_preset
+from gankd.config import build_config, preset_names, read_preset
+from gankd.data import load
 from gankd.errors import UserError
 from gankd.registry import find_method
-from gankd.sweep.space import check_space, load_space
+from gankd.sweep.extent import holds
+from gankd.sweep.space import Space, check_metric, check_search, check_space, load_space
 
 METHOD = find_method("cgan_kd")
-TREE = build_config(METHOD.config, read_preset(METHOD.presets, "digits")).model_dump(mode="json")
+CONFIG = build_config(METHOD.config, read_preset(METHOD.presets, "digits"))
+TREE = CONFIG.model_dump(mode="json")
+ANY = "SPACE = {'student.lr': tune.uniform(0.1, 1)}\n"
+
+
+def space_of(folder: Path, content: str) -> Space:
+    file = folder / "space.py"
+    file.write_text(f"from ray import tune\n{content}\n")
+    return load_space(METHOD, str(file), CONFIG)
 
 
 def check(folder: Path, content: str) -> None:
-    file = folder / "space.py"
-    file.write_text(f"from ray import tune\n{content}\n")
-    check_space(load_space(METHOD, str(file)), METHOD, TREE)
+    space = space_of(folder, content)
+    check_space(space, METHOD, TREE)
+    check_metric(space, METHOD, CONFIG, load(CONFIG.data))
 
 
-def test_the_methods_own_space_is_good_for_every_preset() -> None:
-    for preset in METHOD.presets.glob("*.yaml"):
-        tree = build_config(METHOD.config, read_preset(METHOD.presets, preset.stem)).model_dump(mode="json")
-        check_space(load_space(METHOD, None), METHOD, tree)
+@pytest.mark.parametrize("name", ["cgan_kd", "cgan_transfer", "rgal"])
+def test_every_shipped_preset_lies_in_its_methods_own_space(name: str) -> None:
+    method = find_method(name)
+    for preset in preset_names(method.presets):
+        config = build_config(method.config, read_preset(method.presets, preset))
+        tree, space = config.model_dump(mode="json"), load_space(method, None, config)
+        check_space(space, method, tree)
+        point = space.preset_point(tree)
+        assert {knob: point[knob] for knob, sampler in space.samplers.items() if not holds(sampler, point[knob])} == {}, preset
 
 
 @pytest.mark.parametrize(
@@ -41,6 +56,18 @@ def test_the_methods_own_space_is_good_for_every_preset() -> None:
         ("x = 1", r"must define SPACE"),
         ("SPACE = {'student.lr': tune.uniform(0.1, 1)}\nMODE = 'best'", r"MODE in .* must be 'max' or 'min', not 'best'"),
         ("SPACE = {'student.lr': tune.uniform(0.1, 1)}\nMETRIC = 'accuracy'", r"METRIC 'accuracy' .* <stage>/<metric>"),
+        (f"{ANY}METRIC = 'student/val_acuracy'", r"reports no 'val_acuracy'; did you mean 'val_accuracy'"),
+        (f"{ANY}METRIC = 'student/val_mae'", r"reports no 'val_mae'"),
+        (f"{ANY}METRIC = 'quality/fid_clip'", r"reports no 'fid_clip'"),
+        (f"{ANY}METRIC = 'test_student/test_accuracy'", r"reads the test part"),
+        (f"{ANY}METRIC = 3", r"METRIC 3 .* <stage>/<metric>"),
+        ("SPACE = {'student.lr': tune.uniform(0.5, 0.1)}", r"range of 'student\.lr' .* is 0\.5 to 0\.1"),
+        ("SPACE = {'student.batch': tune.randint(9, 9)}", r"range of 'student\.batch' .* is 9 to 9"),
+        ("SPACE = {'student.lr': tune.randn(0.05, 1)}", r"'student\.lr' cannot be -.* greater than 0"),
+        ("SPACE = {'student.lr': tune.sample_from(lambda: 'fast')}", r"'student\.lr' cannot be 'fast'"),
+        ("SPACE = {'student.lr': tune.sample_from(lambda c: c['nope'])}", r"fails: "),
+        ("def space(config): return {'student.lr': config.student.speed}", r"fails: AttributeError"),
+        ("def space(config): return 3", r"must define SPACE"),
         ("1 / 0", r"fails: ZeroDivisionError"),
     ],
 )
@@ -61,4 +88,21 @@ def test_a_space_edited_within_a_second_is_read_again(tmp_path: Path, monkeypatc
     for knob in ("teacher.lr", "student.lr"):
         file.write_text(f"from ray import tune\nSPACE = {{{knob!r}: tune.uniform(0.1, 1)}}\n".ljust(100))
         os.utime(file, (1e9, 1e9))
-        assert list(load_space(METHOD, str(file)).samplers) == [knob]
+        assert list(load_space(METHOD, str(file), CONFIG).samplers) == [knob]
+
+
+@pytest.mark.parametrize("metric", ["student/val_accuracy", "quality/fid_classifier", "teacher/parameters", "samples/acceptance"])
+def test_what_a_stage_reports_may_be_the_objective(tmp_path: Path, metric: str) -> None:
+    check(tmp_path, f"{ANY}METRIC = {metric!r}")
+
+
+@pytest.mark.parametrize("sampler", ["{'grid_search': [0.1]}", "tune.sample_from(lambda: 0.1)", "tune.randn(5, 0.01)"])
+def test_what_optuna_cannot_draw_is_refused_beforehand(tmp_path: Path, sampler: str) -> None:
+    space = space_of(tmp_path, f"SPACE = {{'student.lr': {sampler}}}")
+    check_space(space, METHOD, TREE)
+    with pytest.raises(UserError, match=r"--search optuna cannot draw 'student\.lr' of .*space\.py"):
+        check_search(space)
+
+
+def test_optuna_draws_from_the_methods_own_space() -> None:
+    check_search(load_space(METHOD, None, CONFIG))

@@ -21,10 +21,9 @@ class Live:
     """Follows the events of a sweep and shows them, as bars on a terminal and as lines elsewhere. A context manager."""
 
     def __init__(self, console: Console, sweep: Sweep, reader: EventReader) -> None:
-        from gankd.sweep.points import trials_possible  # imports Ray
 
         self.console, self.sweep, self.reader = console, sweep, reader
-        self.trials = trials_possible(sweep)
+        self.trials = sweep.trials
         self.best = -math.inf if sweep.space.mode == "max" else math.inf
         self.done = 0
         self._cursor: dict[str, int] = {}

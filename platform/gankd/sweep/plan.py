@@ -10,16 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gankd.config import MethodConfig, absolute_paths, build_config, digest, read_preset, value_of, with_knobs
+from gankd.config import MethodConfig, build_config, digest, file_digest, path_knobs, read_preset, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.naming import code_of_stages
+from gankd.paths import is_file
 from gankd.pipeline import Job
 from gankd.registry import find_method
 from gankd.store import Store
+from gankd.sweep.extent import different_points
 from gankd.sweep.records import SweepRecords
-from gankd.sweep.request import SweepRequest, request_of
-from gankd.sweep.space import Space, check_space, largest, load_space
+from gankd.sweep.request import MOST_TRIALS, SweepRequest, request_of
+from gankd.sweep.space import Space, check_metric, check_search, check_space, largest, load_space
+from gankd.text import shortened
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Sweep:
 
     @cached_property
     def space(self) -> Space:
-        return load_space(self.method, self.request.space)
+        return load_space(self.method, self.request.space, build_config(self.method.config, self.tree))
 
     @cached_property
     def records(self) -> SweepRecords:
@@ -79,6 +82,12 @@ class Sweep:
         """Stages that no searched knob touches; none when artifacts are not to be reused."""
         return tuple(stage.name for stage in self.method.shared(self.space.samplers)) if self.request.reuse else ()
 
+    @cached_property
+    def trials(self) -> int:
+        """The number of trials: those asked for, which a grid multiplies as in Ray Tune, or as many as there are points."""
+        asked, there = self.request.trials * self.space.cells, different_points(self.space, self.tree)
+        return asked if there is None else min(asked, there)
+
     @property
     def watched_metric(self) -> str:
         """What the watched stage reports while it trains: its own metric of the objective's name."""
@@ -89,7 +98,7 @@ class Sweep:
         if not self.method.length:
             return 0
         section, _, name = self.method.length.partition(".")
-        searched = {knob: largest(sampler) for knob, sampler in self.space.samplers.items() if knob.startswith(f"{section}.")}
+        searched = {knob: largest(knob, self.space) for knob in self.space.samplers if knob.startswith(f"{section}.")}
         config = self.config_of({knob: value for knob, value in searched.items() if value is not None})
         return int(getattr(getattr(config, section), name))
 
@@ -104,29 +113,54 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     from gankd.data import load
 
     method = find_method(request.method)
-    source = f"preset {request.preset}"
-    tree = with_knobs(read_preset(method.presets, request.preset), request.overrides)
-    config = build_config(method.config, tree, source=source)
-    config = build_config(method.config, absolute_paths(method.config, config.model_dump(mode="json")))
+    source = f"preset {shortened(request.preset)}"
+    preset = read_preset(method.presets, request.preset)
+    config = build_config(method.config, with_knobs(preset, request.overrides), source=source)
+    paths = path_knobs(config)
     sweep = Sweep(
-        request=request,
+        request=request.model_copy(update={"overrides": request.overrides | paths}),
         name=name or default_name(request),
         storage=storage,
-        tree=config.model_dump(mode="json"),
+        tree=with_knobs(config.model_dump(mode="json"), paths),
         fingerprint="",
         dataset="",
     )
-    others = check_space(sweep.space, method, sweep.tree)
+    config = sweep.config
     Store(storage)
     sweep.records.check_name()
+    others = check_space(sweep.space, method, sweep.tree)
+    if request.search == "optuna":
+        check_search(sweep.space)
+    if sweep.trials > MOST_TRIALS:
+        raise UserError(
+            f"--trials {request.trials:,} for each of the {sweep.space.cells:,} points of the grid in {sweep.space.source} are "
+            f"{sweep.trials:,} trials; {MOST_TRIALS:,} are allowed: lower --trials, or draw with tune.choice"
+        )
     data = load(config.data)
+    made_from = {"data": data.fingerprint, source: digest(preset), f"space {sweep.space.source}": sweep.space.digest}
+    made_from |= {f"knob {knob!r}": file_digest(Path(path)) for knob, path in paths.items() if is_file(Path(path))}
+    _check_unchanged(request, sweep.name, made_from)
+    check_metric(sweep.space, method, config, data)
     check_shares(sweep)
     for variant in [config, *others]:
         for stage in method.stages:
             seen, seen_first = [(c.data, stage.config(c), stage.further(c)) for c in (variant, config)]
             if stage.check and (variant is config or seen != seen_first):
                 named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
-    return replace(sweep, fingerprint=data.fingerprint, dataset=data.name)
+    request = sweep.request.model_copy(update={"made_from": made_from})
+    return replace(sweep, request=request, fingerprint=data.fingerprint, dataset=data.name)
+
+
+def _check_unchanged(request: SweepRequest, name: str, made_from: Mapping[str, str]) -> None:
+    """What a resumed sweep was asked for with is still the same: results of two data sets would stand side by side."""
+    for what, then in request.made_from.items():
+        now = made_from.get(what)
+        if now != then:
+            raise UserError(
+                f"the {what} of the sweep {name!r} is not what it was made with (digest {then[:12]} then, "
+                f"{now[:12] if now else 'not there'} now); put that back, or start a new sweep with another --name: what is the "
+                "same is taken from the store"
+            )
 
 
 def default_name(request: SweepRequest) -> str:

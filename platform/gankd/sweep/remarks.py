@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from gankd.data import load
+from gankd.sweep.extent import different_points
 from gankd.sweep.plan import Sweep
-from gankd.sweep.points import different_points, trials_asked
 
 CPU, NVIDIA = Path("/proc/cpuinfo"), Path("/proc/driver/nvidia")
 BF16_PIXELS = 32  # the image size from which bf16 has been seen to be faster on a CPU
@@ -20,7 +20,7 @@ def remarks(sweep: Sweep, *, this_machine: bool) -> list[str]:
 
 def small_space(sweep: Sweep) -> str:
     """That the space holds fewer points than trials are asked for."""
-    asked, there = trials_asked(sweep), different_points(sweep)
+    asked, there = sweep.request.trials * sweep.space.cells, different_points(sweep.space, sweep.tree)
     if there is None or there >= asked:
         return ""
     return f"the space holds {there} different point{'s' * (there != 1)} with the preset's, so {there} trials run and not {asked}"

@@ -10,6 +10,9 @@ from pydantic import Field, ValidationError
 
 from gankd.config import Section
 from gankd.errors import UserError
+from gankd.text import shortened
+
+MOST_TRIALS = 100_000
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class SweepRequest(Section):
     method: str = Field(description="Method to run; `gankd methods` lists them.")
     preset: str = Field("digits", description="Preset by name, or a YAML file of your own.")
     overrides: dict[str, Any] = Field(default_factory=dict)
+    made_from: dict[str, str] = Field(default_factory=dict)  # what it was asked for with -> digest: data, preset, space, files
     space: str | None = Field(None, description="Python file that defines SPACE.  [default: the method's own space]")
-    trials: int = Field(8, ge=1, le=100_000, description="Number of trials; the first is the preset itself.")
+    trials: int = Field(8, ge=1, le=MOST_TRIALS, description="Number of trials; the first is the preset itself.")
     seeds: int = Field(
         0, ge=0, le=1000, description="Repeat the chosen trial, its control and the preset's over so many further seeds."
     )
@@ -63,4 +67,4 @@ def request_of(flags: Mapping[str, Any], source: str = "") -> SweepRequest:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
         allowed = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{flag} cannot be {first['input']!r}: {allowed}{f' (in {source})' if source else ''}") from None
+        raise UserError(f"{flag} cannot be {shortened(first['input'])}: {allowed}{f' (in {source})' if source else ''}") from None

@@ -24,12 +24,14 @@ from gankd.method import flatten
 from gankd.pipeline import Pipeline, known_metrics, run
 from gankd.store import Store
 from gankd.store.events import EventWriter
+from gankd.sweep.extent import holds
 from gankd.sweep.jobs import Cluster
 from gankd.sweep.launch import concurrency, train_on_ray
 from gankd.sweep.plan import Sweep, trial_name
 from gankd.sweep.points import Point, draw_points
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.request import Resources
+from gankd.sweep.space import Space
 
 SETTLE_S = 30.0
 
@@ -79,7 +81,7 @@ def _fit(
     try:
         tune.Tuner(
             _trainable(sweep, need),
-            param_space={} if sweep.request.search == "random" else dict(sweep.space.samplers),
+            param_space={},  # the searcher knows it
             tune_config=tune.TuneConfig(
                 num_samples=len(missing),
                 search_alg=_search(sweep, missing, ended, concurrency(need, have)),
@@ -114,20 +116,31 @@ def _settle(sweep: Sweep) -> None:
 
 
 class Listed(Searcher):
-    """Gives Tune the points of a list, one after the other.
+    """Gives Tune the points of a list, one after the other, then those of another searcher, if there is one.
 
     Tune's own BasicVariantGenerator takes a list too, but copies the whole space for each of its points before the first starts.
     """
 
-    def __init__(self, points: list[Point]) -> None:
+    def __init__(self, points: list[Point], then: Searcher | None = None) -> None:
         super().__init__()
-        self.left = deque(points)
+        self.left, self.then = deque(points), then
+        self._own: set[str] = set()
 
     def suggest(self, trial_id: str) -> Point | None:
-        return self.left.popleft() if self.left else None
+        if self.left:
+            self._own.add(trial_id)
+            return self.left.popleft()
+        return self.then.suggest(trial_id) if self.then else None
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """The other one hears of what it has suggested."""
+        if self.then and trial_id not in self._own:
+            self.then.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing is learned from a trial."""
+        """Nothing is learned from a point of the list: the space may not hold it."""
+        if self.then and trial_id not in self._own:
+            self.then.on_trial_complete(trial_id, result, error)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing is kept: a resumed sweep goes by its records."""
@@ -138,15 +151,24 @@ def _search(sweep: Sweep, missing: list[Point], ended: Mapping[str, TrialRecord]
         return ConcurrencyLimiter(Listed(missing), max_concurrent=slots)
     from ray.tune.search.optuna import OptunaSearch
 
-    known = [record for record in ended.values() if sweep.space.metric in record.metrics]
+    space, preset = sweep.space, sweep.space.preset_point(sweep.tree)
+    known = [record for record in ended.values() if space.metric in record.metrics and _within(space, record.knobs)]
+    # Optuna takes no point outside its space; the preset is tried wherever it lies.
+    untried = [] if trial_name(preset) in ended else [preset]
+    told = untried if not known and _within(space, preset) else [record.knobs for record in known]
     search = OptunaSearch(
-        metric=sweep.space.metric,
-        mode=sweep.space.mode,
-        points_to_evaluate=[record.knobs for record in known] or [sweep.space.preset_point(sweep.tree)],
-        evaluated_rewards=[record.metrics[sweep.space.metric] for record in known] or None,
+        space=OptunaSearch.convert_search_space(dict(space.samplers)),
+        metric=space.metric,
+        mode=space.mode,
+        points_to_evaluate=told or None,
+        evaluated_rewards=[record.metrics[space.metric] for record in known] or None,
         seed=sweep.config.seed,
     )
-    return ConcurrencyLimiter(search, max_concurrent=slots)
+    return ConcurrencyLimiter(Listed([point for point in untried if point not in told], search), max_concurrent=slots)
+
+
+def _within(space: Space, knobs: Mapping[str, Any]) -> bool:
+    return all(holds(sampler, knobs[knob]) for knob, sampler in space.samplers.items())
 
 
 def _scheduler(sweep: Sweep) -> Any:

@@ -1,0 +1,38 @@
+"""Names of files and folders that come from outside, through one gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gankd.errors import UserError
+from gankd.text import shortened
+
+
+def absolute_path(text: str, what: str) -> str:
+    """A path made absolute, `~` resolved. Raises UserError, starting with `what`, for one that cannot be."""
+    if not text.strip():
+        raise UserError(f"{what} is empty; give a path")
+    if "\0" in text:
+        raise UserError(f"{what} cannot be {shortened(text)}: it holds a null character")
+    try:
+        return str(Path(text).expanduser().absolute())
+    except RuntimeError:  # no such user
+        raise UserError(f"{what} cannot be {shortened(text)}: there is no user of that name; write the path out") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; False also for what no file can be called."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_text(file: Path, what: str) -> str:
+    """The text of a file. Raises UserError, starting with `what`, for a file that cannot be read or is no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{what} {str(file)!r} is no text (UTF-8)") from None
+    except OSError as error:
+        raise UserError(f"{what} {str(file)!r} cannot be read: {error.strerror}") from None
