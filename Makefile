@@ -22,7 +22,7 @@ tune: install
 	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
 
 # Two processes take whole files in order, the end-to-end tests first: a long one begun last would leave a core idle.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 # The inner loop: what starts no Ray, no server and no browser.
 test-unit: install

@@ -10,6 +10,9 @@ if __name__ == "__main__":
     sys.path[:0] = sources
     # Workers that Ray starts on this machine inherit it.
     os.environ["PYTHONPATH"] = os.pathsep.join([*sources, *filter(None, [os.environ.get("PYTHONPATH")])])
+    from gankd import interrupt
+
+    interrupt.install()  # before anything that takes time
     from gankd.cli import main
 
     sys.argv.insert(1, "tune")

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.store.events import EventReader
+from gankd.store.lease import process_start
 from gankd.sweep.records import SweepRecords
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,17 +29,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("gankd", deadline=None, derandomize=True)
 settings.load_profile("gankd")
 ROOT = Path(__file__).parents[1]
+SMOKE_FILES = ("tests/end_to_end/test_cgan_kd.py", "tests/end_to_end/test_mlflow_ui.py")
 GANKD = [sys.executable, "-c", "from gankd.cli import main; main()"]
 
 Done = subprocess.CompletedProcess[str]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays in one process, and so do all that look at the sweep of the fixture `smoke`: it is run once."""
-    for item in items:
-        shared = "smoke" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("smoke" if shared else str(item.path.relative_to(ROOT))))
+class ByFile(LoadScopeScheduling):
+    """A file stays in one process, and so do all files that look at the sweep of the fixture `smoke`: it is run once.
+
+    Not by marks `xdist_group`: pytest-xdist 3.8 writes them where pytest 9.2 no longer looks.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "smoke" if file in SMOKE_FILES else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """The order of work of the test processes."""
+    return ByFile(config, log)
 
 
 class Workplace:
@@ -121,6 +132,20 @@ def until(condition: Callable[[], Any], seconds: float = 400, alive: subprocess.
         assert alive is None or alive.poll() is None, "the process ended before"
         time.sleep(0.02)
     return value
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    return [
+        int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and in_group(p, group) and process_start(int(p.name))
+    ]
+
+
+def in_group(process: Path, group: int) -> bool:
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[2]) == group
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.fixture

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from gankd import __version__
+from gankd import __version__, interrupt
 from gankd.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+DEFAULT_STORAGE = "runs"
 STORAGE = click.option(
-    "--storage", default="runs", show_default=True, help="Folder or bucket URI for artifacts, checkpoints and records."
+    "--storage", default=DEFAULT_STORAGE, show_default=True, help="Folder or bucket URI for artifacts, checkpoints and records."
 )
 
 
@@ -63,31 +65,32 @@ def _option(name: str, info: Any) -> click.Option:
 def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | None, address: str | None, **flags: Any) -> None:
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
     from gankd.config import parse_overrides
+    from gankd.paths import absolute_path
     from gankd.sweep.launch import set_environment
+
+    set_environment(address)  # before Ray is imported, which these do
     from gankd.sweep.plan import prepare, request_of, resume
 
-    set_environment(address)  # a space imports Ray
     storage, name = absolute(flags.pop("storage")), flags.pop("name")
-    if resumed:
+    if resumed is not None:
         sweep = resume(storage, resumed)
     else:
         if not flags["method"]:
             raise UserError("tune needs --method; `gankd methods` lists them (or --resume NAME)")
-        if flags["space"]:
-            flags["space"] = str(Path(flags["space"]).absolute())
+        if flags["space"] is not None:
+            flags["space"] = absolute_path(flags["space"], "--space")
         if Path(flags["preset"]).suffix:
-            flags["preset"] = str(Path(flags["preset"]).absolute())
+            flags["preset"] = absolute_path(flags["preset"], "--preset")
         overrides = (_from_pretrained(flags["method"], pretrained) if pretrained else {}) | parse_overrides(assignments)
         sweep = prepare(request_of({**flags, "overrides": overrides}), storage, name)
-        if sweep.records.exists():
-            raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
     from gankd.sweep.experiment import run_experiment
 
-    try:
+    with sweep.records.held():
+        if resumed is None and sweep.records.exists():
+            raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
+        elsewhere = "" if storage == absolute(DEFAULT_STORAGE) else f" --storage {shlex.quote(storage)}"
+        interrupt.advise(f"nothing finished is lost. Go on with: python tune.py --resume {sweep.name}{elsewhere}")
         run_experiment(sweep, address, console())
-    except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; nothing finished is lost. Go on with: python tune.py --resume {sweep.name}", err=True)
-        sys.exit(130)
 
 
 def _from_pretrained(method: str, file: str) -> dict[str, str]:
@@ -218,7 +221,9 @@ def store_gc(storage: str, dry_run: bool) -> None:
 
 def absolute(storage: str) -> str:
     """A folder as an absolute path, because workers run elsewhere; a URI as it is."""
-    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
+    from gankd.paths import absolute_path
+
+    return storage if "://" in storage else absolute_path(storage, "--storage")
 
 
 def console() -> Console:
@@ -230,6 +235,7 @@ def console() -> Console:
 
 def main() -> None:
     """Entry point: user errors become one sentence on one line and exit code 2."""
+    interrupt.install()
     try:
         sys.exit(cli(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -237,9 +243,13 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         said = error.format_message()
-    except click.Abort:
-        sys.exit(130)
+    except (click.Abort, KeyboardInterrupt):
+        interrupt.end()
     except UserError as error:
         said = str(error)
+    except OSError as error:
+        if error.filename is None:  # no file of the user's
+            raise
+        said = f"{error.strerror}: {str(error.filename)!r}"
     click.echo(f"error: {' '.join(said.split())}", err=True)
     sys.exit(2)

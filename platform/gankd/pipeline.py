@@ -11,6 +11,7 @@ import importlib
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -119,7 +120,7 @@ class Pipeline:
 
     @cached_property
     def store(self) -> Store:
-        return Store(self.job.storage)
+        return Store(self.job.storage, on_damage=self._tell_damage)
 
     @cached_property
     def data(self) -> DataSet:
@@ -295,6 +296,14 @@ class Pipeline:
             trial=self.job.trial,
         )
         return events
+
+    def _tell_damage(self, text: str) -> None:
+        """A warning would end in the worker: what is set aside is an event, shown in the terminal."""
+        if not self.job.sweep:
+            warnings.warn(text, stacklevel=2)
+            return
+        with contextlib.closing(EventWriter(sweep_events(self.job.storage, self.job.sweep), "damage")) as events:
+            events.emit("damage", text=text, trial=self.job.trial)
 
     def _further(self, stage: Stage) -> dict[str, Any]:
         return {name: section.model_dump(mode="json") for name, section in stage.further(self.config).items()}

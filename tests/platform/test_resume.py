@@ -1,8 +1,7 @@
-"""Processes that die: the driver, a trial's process, and the user's Ctrl-C. Nothing finished is trained again."""
+"""Processes that die: the driver and a trial's process. Nothing finished is trained again."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from gankd.config import build_config, read_preset, with_knobs
@@ -20,8 +18,7 @@ from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.store import Store
 from gankd.store.artifact import sha256
-from gankd.store.lease import process_start
-from tests.conftest import ROOT, Workplace, until
+from tests.conftest import ROOT, Workplace, members, until
 
 pytestmark = pytest.mark.timeout(900)  # seconds; half a minute each where nothing else runs
 NAME = "tiny_gan"
@@ -55,35 +52,10 @@ def checkpoints(place: Workplace, key: str, at_least: int) -> Sequence[Path]:
     return found if found and int(found[-1].name.partition("-")[0]) >= at_least else []
 
 
-def listening(root: int) -> set[str]:
-    """The addresses on which a process and its descendants listen."""
-    family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
-    found = set()
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found |= {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    assert found
-    return found
-
-
 def files(artifact: Path) -> dict[str, str]:
     """Path -> digest of what a stage made."""
     made = (file for file in artifact.rglob("*") if file.is_file() and file.name != "manifest.json")
     return {str(file.relative_to(artifact)): sha256(file) for file in made}
-
-
-def members(group: int) -> list[int]:
-    """The living processes of a process group."""
-    return [
-        int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and in_group(p, group) and process_start(int(p.name))
-    ]
-
-
-def in_group(process: Path, group: int) -> bool:
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[2]) == group
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -144,15 +116,3 @@ def test_it_ends_where_an_undisturbed_run_ends(place: Workplace, resumed: str, t
         ours, theirs = (files(root / "artifacts" / keys[stage]) for root in (tmp_path, place.storage))
         assert ours == theirs, stage
         assert ours, stage
-
-
-def test_ctrl_c_says_how_to_go_on(place: Workplace, resumed: str) -> None:
-    student = keys_of(student__steps=100_000)["student"]
-    with place.started(command(place, "stopped", student__steps=100_000)) as process:
-        until(lambda: checkpoints(place, student, at_least=3), alive=process)
-        assert listening(process.pid) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=120) == 130, place.output()
-        assert "Go on with: python tune.py --resume stopped" in place.output()
-        assert "Traceback" not in place.output()
-        until(lambda: not members(process.pid), seconds=30)

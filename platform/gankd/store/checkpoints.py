@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +19,8 @@ KEPT = 2
 class Checkpoints:
     """The checkpoints in a storage; a bucket's are copied to the folder `cache` to be read."""
 
-    def __init__(self, storage: Storage, cache: Folder) -> None:
-        self.storage, self.cache = storage, cache
+    def __init__(self, storage: Storage, cache: Folder, on_damage: Callable[[str], None] = warnings.warn) -> None:
+        self.storage, self.cache, self._on_damage = storage, cache, on_damage
 
     def save(self, key: str, data: bytes | Path) -> None:
         """Keeps a state (bytes, or a file that is copied) and the one before it."""
@@ -46,7 +47,7 @@ class Checkpoints:
                         os.replace(aside / "checkpoint", path)
                 if sha256(path) == digest:
                     return path
-                warnings.warn(f"The checkpoint {name} in {self.storage.uri} is damaged: the one before it is used.", stacklevel=3)
+                self._on_damage(f"the checkpoint {name} in {self.storage.uri} is damaged: the one before it is used")
                 if self.storage is not self.cache:
                     path.unlink(missing_ok=True)  # perhaps only the copy is damaged
         return None

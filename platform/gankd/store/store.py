@@ -41,11 +41,18 @@ T = TypeVar("T")
 class Store:
     """The artifacts under one storage root. Safe to use from many threads, processes and nodes at once."""
 
-    def __init__(self, storage_uri: str | Path, cache: Path | None = None, lease_ttl_s: float | None = None) -> None:
+    def __init__(
+        self,
+        storage_uri: str | Path,
+        cache: Path | None = None,
+        lease_ttl_s: float | None = None,
+        on_damage: Callable[[str], None] = warnings.warn,
+    ) -> None:
         """Opens the root; UserError if it cannot be used.
 
         storage_uri: a folder or a bucket URI.
         cache: local folder for copies of a bucket's artifacts (default: ~/.cache/gankd); unused with a folder.
+        on_damage: is told what was found damaged and set aside.
         lease_ttl_s: seconds of silence after which a lease counts as dead (default: 10 in a folder, 30 in a bucket).
         """
         self.storage = open_root(storage_uri)
@@ -55,7 +62,8 @@ class Store:
         else:
             root = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gankd"
             self.cache = Folder(root / hashlib.sha256(self.storage.uri.encode()).hexdigest()[:12])
-        self._states = Checkpoints(self.storage, self.cache)
+        self._on_damage = on_damage
+        self._states = Checkpoints(self.storage, self.cache, on_damage)
 
     # ---- artifacts
 
@@ -127,10 +135,9 @@ class Store:
         while self.storage.list(f"damaged/{key}-{number}"):
             number += 1
         if self.storage.move_folder(_artifact(key), f"damaged/{key}-{number}"):
-            warnings.warn(
-                f"The artifact {key} in {self.storage.uri} is damaged ({damage}): it was moved to "
-                f"damaged/{key}-{number} and will be computed again.",
-                stacklevel=4,
+            self._on_damage(
+                f"the artifact {key} in {self.storage.uri} is damaged ({damage}): it was moved to "
+                f"damaged/{key}-{number} and is made again where it is needed"
             )
 
     def scratch(self, key: str) -> Path:

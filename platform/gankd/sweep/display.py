@@ -85,6 +85,9 @@ class Live:
         reason = f": {event['reason']}" if event.get("reason") else ""
         self.console.print(f"[dim]{self._title(event)}[/]: {event['status']}{reason}  {shown}")
 
+    def _on_damage(self, event: Event) -> None:
+        self.console.print(event["text"])
+
     def _on_trial_end(self, event: Event) -> None:
         self.done += 1
         value = event["metrics"].get(self.sweep.space.metric, math.nan)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gankd import __version__
+from gankd import __version__, interrupt
 from gankd.data import load
 from gankd.data.config import VISION
 from gankd.errors import StageFailed, UserError
@@ -40,6 +40,7 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
     from gankd.sweep.remarks import remarks  # imports Ray
 
     sweep.records.save_request(sweep.request.model_dump(mode="json"))
+    sweep.records.forget_failures()
     with ExitStack() as stack:
         tracker = open_tracker(sweep)
         events = EventWriter(sweep.records.events, "sweep")
@@ -54,15 +55,18 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
                 console.print(sentence)
             with Live(console, sweep, EventReader(sweep.records.events)):
                 conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
-            _record_conclusion(sweep, conclusion, tracker, events, console)
+            _record_conclusion(sweep, conclusion, tracker, events, console, cluster)
             outcome = "finished"
             return conclusion
         except (UserError, StageFailed):
             outcome = "failed"
             raise
+        except KeyboardInterrupt:
+            interrupt.say()
+            raise
         finally:
             events.close()
-            unsent = tracker.close(wait_s=30.0 if outcome == "finished" else 5.0)
+            unsent = tracker.close(wait_s=30.0 if outcome == "finished" else 2.0)
             ended = tracker.finish(outcome)
             if unsent or not ended:
                 console.print(
@@ -161,9 +165,9 @@ def announce(sweep: Sweep, console: Console) -> None:
 
 
 def _record_conclusion(
-    sweep: Sweep, conclusion: Conclusion, tracker: Tracker, events: EventWriter, console: Console
-) -> list[str]:
-    """Show, track and register what was found; a sentence for each registered network."""
+    sweep: Sweep, conclusion: Conclusion, tracker: Tracker, events: EventWriter, console: Console, cluster: Cluster
+) -> None:
+    """Show, track and register what was found."""
     store = Store(sweep.storage)
     for key in {key for record in conclusion.records for key in record.keys.values()}:
         if manifest := store.manifest(key):
@@ -180,7 +184,5 @@ def _record_conclusion(
         console.print(table)
     if conclusion.repeated:
         console.print(seeds_table(sweep, conclusion.repeated))
-    registered = register_best(sweep, conclusion.best, conclusion.tests, tracker)
-    for line in registered:
+    for line in register_best(sweep, conclusion.best, conclusion.tests, tracker, cluster):
         console.print(line)
-    return registered

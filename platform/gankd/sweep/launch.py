@@ -6,15 +6,21 @@ import contextlib
 import logging
 import math
 import os
+import threading
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
+from gankd import interrupt
 from gankd.errors import StageFailed, UserError
 from gankd.pipeline import Job, World, run
 from gankd.store.root import sweep_folder
 from gankd.sweep.request import Resources
 
+T = TypeVar("T")
+
+LOOPBACK = "GANKD_LOOPBACK"  # set where all workers are on this machine
 # Measured reasons for these in docs/decisions.md: reports would block for two seconds, relative paths would break, and so on.
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
@@ -27,10 +33,13 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+LONGEST_FOLDER = 35  # bytes, which leave room for "/ray/session_<date and process>/sockets/plasma_store.<n>"
 # For Ray on this machine alone.
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # read at the first import; else Ray listens on all addresses, whatever it is told
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less for each worker group
+    "GLOO_SOCKET_IFNAME": "lo",
+    LOOPBACK: "1",
 }
 
 
@@ -54,9 +63,24 @@ def start_ray(address: str | None) -> Mapping[str, float]:
             raise UserError(f"cannot reach a Ray cluster at {address!r} ({first}); is `ray up` done?") from None
     else:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
-        ray.init(include_dashboard=False, object_store_memory=memory, **quiet)
+        try:
+            ray.init("local", include_dashboard=False, object_store_memory=memory, _temp_dir=_short_folder(), **quiet)
+        except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"Ray does not start on this machine ({first}); where the machine is not overloaded and has 2 GiB of memory, "
+                "it does: try again with --resume"
+            ) from None
+    if threading.current_thread() is threading.main_thread():
+        interrupt.install()  # Ray has handlers of its own
     resources: Mapping[str, float] = ray.cluster_resources()
     return resources
+
+
+def _short_folder() -> str | None:
+    """Where Ray keeps its sockets, whose paths the kernel cuts at 107 bytes; None for Ray's own choice, where that is short."""
+    chosen = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return None if len(os.fsencode(chosen)) <= LONGEST_FOLDER else f"/tmp/ray-{os.getuid()}"
 
 
 def _forwarded() -> dict[str, str]:
@@ -90,10 +114,13 @@ def train_on_ray(
     Raises what the stages raise.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from gankd.sweep.loopback import LoopbackConfig
 
     trainer = TorchTrainer(
         _worker,  # type: ignore[arg-type]  # TorchTrainer hands its return value on
+        torch_config=LoopbackConfig() if os.environ.get(LOOPBACK) else TorchConfig(),
         train_loop_config={"job": job.as_dict(), "report": report},
         scaling_config=ScalingConfig(
             num_workers=need.workers, use_gpu=bool(need.gpus_per_worker), resources_per_worker=need.per_worker()
@@ -108,13 +135,27 @@ def train_on_ray(
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
         ),
     )
-    outcome = trainer.fit().return_value
+    outcome = _beside(trainer.fit).return_value
     if "user_error" in outcome:
         raise UserError(outcome["user_error"])
     if "stage_failed" in outcome:
         raise StageFailed(outcome["stage_failed"])
     metrics: dict[str, float] = outcome["metrics"]
     return metrics
+
+
+def _beside(work: Callable[[], T]) -> T:
+    """What `work` returns or raises, in a thread of its own: in the main one Ray Train takes Ctrl-C for itself, for ever."""
+    outcome: Future[T] = Future()
+
+    def run_there() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run_there, name="train", daemon=True).start()
+    return outcome.result()
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:

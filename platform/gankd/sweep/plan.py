@@ -138,7 +138,8 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
         )
     data = load(config.data)
     made_from = {"data": data.fingerprint, source: digest(preset), f"space {sweep.space.source}": sweep.space.digest}
-    made_from |= {f"knob {knob!r}": file_digest(Path(path)) for knob, path in paths.items() if is_file(Path(path))}
+    files = {knob: Path(path) for knob, path in paths.items() if knob != "data.path" and is_file(Path(path))}
+    made_from |= {f"knob {knob!r}": file_digest(file) for knob, file in files.items()}
     _check_unchanged(request, sweep.name, made_from)
     check_metric(sweep.space, method, config, data)
     check_shares(sweep)
@@ -187,8 +188,5 @@ def check_shares(sweep: Sweep) -> None:
 
 
 def resume(storage: str, name: str) -> Sweep:
-    """The sweep `name` as it was asked for; what failed in it may be tried again."""
-    records = SweepRecords(storage, name)
-    sweep = prepare(request_of(records.request(), f"sweep.json of {name}"), storage, name)
-    records.forget_failures()
-    return sweep
+    """The sweep `name` as it was asked for."""
+    return prepare(request_of(SweepRecords(storage, name).request(), f"sweep.json of {name}"), storage, name)

@@ -9,29 +9,38 @@ events/                what the tracker reads (see events.py)
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gankd.config import nearest
 from gankd.errors import UserError
+from gankd.store.lease import Lease, holder_alive, newest
 from gankd.store.root import open_root, sweep_events, sweep_folder
 from gankd.store.storage import Storage
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")  # of a sweep
 ENDED = ("finished", "stopped", "failed")
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass
 class TrialRecord:
     """One trial. `status`: "running", then "finished", "stopped" (by the scheduler) or "failed" (with its reason)."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     trial: str
     knobs: dict[str, Any]
-    status: str = "running"
+    status: Literal["running", "finished", "stopped", "failed"] = "running"
     metrics: dict[str, float] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
     reason: str = ""
@@ -39,6 +48,9 @@ class TrialRecord:
 
     def ended(self) -> bool:
         return self.status in ENDED
+
+
+RECORD = TypeAdapter(TrialRecord)
 
 
 @dataclass(frozen=True)
@@ -89,8 +101,8 @@ class SweepRecords:
             known = sweep_names(self.storage)
             listed = f"known: {', '.join(known[-8:])}" if known else "there is none yet"
             raise UserError(f"no sweep {self.name!r} in {self.storage}{nearest(self.name, known)} ({listed})") from None
-        except ValueError as error:
-            content = error
+        except (ValueError, OSError):
+            content = None
         if not isinstance(content, dict):
             raise UserError(
                 f"sweep.json of the sweep {self.name!r} in {self.storage} is damaged; start a new sweep with another --name: "
@@ -99,26 +111,72 @@ class SweepRecords:
         return content
 
     def exists(self) -> bool:
-        return self._files.exists(self._path("sweep.json"))
+        return "sweep.json" in self._files.names(self._path())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One driver at a time works on a sweep. Raises UserError, naming the other one, while that lives."""
+        lease = Lease(self._files, f"sweep-{self.name}", self._files.lease_ttl_s)
+
+        def refuse(holder: str, seconds: float) -> None:
+            alive = holder_alive(newest(self._files, lease.key)[1])
+            if alive or (alive is None and seconds > 2 * lease.ttl_s):
+                raise UserError(
+                    f"the sweep {self.name!r} is being run by {holder}; let it end or stop it before going on with it"
+                )
+
+        lease.acquire(on_wait=refuse)
+        try:
+            yield
+        finally:
+            lease.release()
 
     def save_trial(self, record: TrialRecord) -> None:
         self._write(asdict(record), "trials", f"{record.trial}.json")
 
     def trials(self) -> Iterator[TrialRecord]:
-        """All trials that have started."""
-        for info in self._files.list(self._path("trials")):
-            yield TrialRecord(**json.loads(self._files.read_bytes(info.name)))
+        """All trials that have started. A damaged record is set aside with a warning, and its trial is as if it had not."""
+        for name in self._files.names(self._path("trials")):
+            try:
+                raw = self._files.read_bytes(self._path("trials", name))
+                record = RECORD.validate_json(raw)
+                if name != f"{record.trial}.json":
+                    raise ValueError(f"it is of trial {record.trial!r}")
+                yield record
+            except FileNotFoundError:
+                continue
+            except (ValueError, OSError) as error:
+                self._set_aside(name, error)
+
+    def _set_aside(self, name: str, error: Exception) -> None:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        here, aside = self._path("trials", name), f"{name}-{time.time_ns()}"
+        try:
+            self._files.write_bytes(self._path("damaged", aside), self._files.read_bytes(here))
+            self._files.delete(here)
+        except OSError:  # a folder
+            self._files.move_folder(here, self._path("damaged", aside))
+        _log.warning(
+            "the record trials/%s of the sweep %s is damaged (%s): it was moved to damaged/%s and its trial runs again",
+            *(name, self.name, reason, aside),
+        )
 
     def of_the_same_request(self, request: dict[str, Any]) -> Iterator[list[TrialRecord]]:
-        """The trials of every other sweep here that asked for the same, the latest last."""
+        """The trials of every other sweep here that asked for the same, the latest last. A damaged one asked for nothing."""
         found = []
         for name in sweep_names(self.storage):
             other = SweepRecords(self.storage, name)
-            if name != self.name and other.request() == request:
+            if name != self.name and other._asked_for(request):
                 trials = list(other.trials())
                 found.append((max((record.started for record in trials), default=0.0), trials))
         for _, trials in sorted(found, key=lambda pair: pair[0]):
             yield trials
+
+    def _asked_for(self, request: dict[str, Any]) -> bool:
+        try:
+            return self.request() == request
+        except UserError:
+            return False
 
     def forget_failures(self) -> None:
         """Let everything be tried again: a resumed sweep may meet a mended world."""
@@ -130,4 +188,5 @@ class SweepRecords:
 
 def sweep_names(storage: str) -> list[str]:
     """Names of all sweeps under a storage root, sorted."""
-    return sorted(info.name.split("/")[1] for info in open_root(storage).list("sweeps") if info.name.endswith("/sweep.json"))
+    files = open_root(storage)
+    return sorted(name for name in files.names("sweeps") if "sweep.json" in files.names(f"sweeps/{name}"))

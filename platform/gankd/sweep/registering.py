@@ -13,6 +13,7 @@ from gankd.method import flatten
 from gankd.metrics.directions import direction
 from gankd.store import Store
 from gankd.sweep.conclusion import comparable_facts
+from gankd.sweep.jobs import Cluster, bring_about
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
 from gankd.tracking.tracker import Tracker
@@ -35,23 +36,26 @@ def network_and_example(folder: Path) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return network, (torch.zeros(2, network.recipe["image_channels"], size, size),)
 
 
-def _folder(store: Store, key: str) -> Path:
+def _folder(sweep: Sweep, best: TrialRecord, stage: str, cluster: Cluster) -> Path:
+    """The stage's artifact of the chosen trial, verified; one that is damaged or gone is made again."""
+    key, store = best.keys[stage], Store(sweep.storage)
     artifact = store.get(key)
     if artifact is None:
-        raise UserError(f"the artifact {key} of the chosen trial is damaged; go on with --resume, which makes it again")
+        ((outcome,),) = bring_about(sweep, [[sweep.job(best.knobs, best.trial, (stage,))]], cluster)
+        artifact = store.get(key)
+        if artifact is None:
+            raise UserError(f"the artifact {key} of the chosen trial is damaged and could not be made again: {outcome.failure}")
     return artifact.path
 
 
-def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], tracker: Tracker) -> list[str]:
+def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], tracker: Tracker, cluster: Cluster) -> list[str]:
     """Make the chosen trial's networks versions of `<dataset>-<role>`; a sentence about each."""
     from gankd.tracking.model_registry import register
 
     store, messages = Store(sweep.storage), []
     for role, metric in sweep.method.registered.items():
-        key = best.keys[sweep.method.roles[role]]
-        if not store.has(key):
-            continue
-        folder = partial(_folder, store, key)
+        stage = sweep.method.roles[role]
+        key, folder = best.keys[stage], partial(_folder, sweep, best, stage, cluster)
         version = register(
             tracker.uri,
             f"{sweep.dataset}-{role}",

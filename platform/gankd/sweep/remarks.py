@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gankd.data import load
@@ -14,7 +15,7 @@ BF16_PIXELS = 32  # the image size from which bf16 has been seen to be faster on
 
 def remarks(sweep: Sweep, *, this_machine: bool) -> list[str]:
     """Sentences about the sweep; those about hardware where it runs on `this_machine` alone."""
-    said = [small_space(sweep), bf16_unused(sweep) if this_machine else ""]
+    said = [small_space(sweep), *([bf16_unused(sweep), ray_elsewhere()] if this_machine else [])]
     return [sentence for sentence in said if sentence]
 
 
@@ -24,6 +25,12 @@ def small_space(sweep: Sweep) -> str:
     if there is None or there >= asked:
         return ""
     return f"the space holds {there} different point{'s' * (there != 1)} with the preset's, so {there} trials run and not {asked}"
+
+
+def ray_elsewhere() -> str:
+    """That RAY_ADDRESS names a cluster which the sweep does not use."""
+    place = os.environ.get("RAY_ADDRESS")
+    return f"RAY_ADDRESS={place} is not used: the sweep runs on this machine alone (--address auto goes there)" if place else ""
 
 
 def bf16_unused(sweep: Sweep) -> str:

@@ -49,7 +49,9 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     points = draw_points(sweep)
     for record in inherited(sweep, points):
         _note(sweep, record)
-    ended = {r.trial: r for r in sweep.records.trials() if r.ended() and _is_current(sweep, r)}
+    ended = {r.trial: r for r in sweep.records.trials() if r.ended() and _is_borne_out(sweep, r)}
+    if sweep.request.search == "random":
+        ended |= _in_the_store(sweep, {trial: knobs for trial, knobs in points.items() if trial not in ended})
     missing = [point for trial, point in points.items() if trial not in ended]
     if sweep.request.search == "optuna":
         missing = missing[: max(0, sweep.request.trials - len(ended))]  # only their number counts
@@ -64,9 +66,23 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     return sorted(sweep.records.trials(), key=lambda record: (order.get(record.trial, len(order)), record.started))
 
 
-def _is_current(sweep: Sweep, record: TrialRecord) -> bool:
-    """Whether a trial's artifacts are those that it would make today: of this data, by this code."""
-    return record.status == "failed" or record.keys == Pipeline(sweep.job(record.knobs, record.trial)).trial_keys
+def _is_borne_out(sweep: Sweep, record: TrialRecord) -> bool:
+    """Whether a trial's artifacts are those that it would make today, of this data, by this code, and are still there."""
+    if record.status == "failed":
+        return True
+    job = sweep.job(record.knobs, record.trial)
+    return record.keys == Pipeline(job).trial_keys and (record.status == "stopped" or known_metrics(job) is not None)
+
+
+def _in_the_store(sweep: Sweep, points: Mapping[str, Point]) -> dict[str, TrialRecord]:
+    """The trials whose artifacts other sweeps have made already, noted as finished: they need no Ray."""
+    found = {}
+    for trial, knobs in points.items():
+        job = sweep.job(knobs, trial)
+        if sweep.request.reuse and (metrics := known_metrics(job)) is not None:
+            found[trial] = TrialRecord(trial, knobs, "finished", metrics, Pipeline(job).trial_keys)
+            _note(sweep, found[trial])
+    return found
 
 
 def _fit(
