@@ -13,6 +13,7 @@ from methods.cgan_kd.config import CganKdConfig
 CLASSIFIER = "gankd.stages.classifier"
 QUALITY = "gankd.stages.quality"
 CHECKS = "gankd.stages.checks"
+BATCH = f"{CHECKS}:check_batch"
 TEST = f"{CLASSIFIER}:test_network"
 
 METHOD = Method(
@@ -45,20 +46,26 @@ METHOD = Method(
             check=f"{CHECKS}:check_gan",
             shares=("batch",),
         ),
-        Stage("extractor", "methods.cgan_kd.stages:train_extractor", shares=("batch",)),
+        Stage("extractor", "methods.cgan_kd.stages:train_extractor", check=BATCH, shares=("batch",)),
         Stage(
             "quality",
             f"{QUALITY}:score_generator",
             inputs=("feature_classifier", "real_statistics", "biggan"),
             check=f"{CHECKS}:check_quality",
         ),
-        Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", inputs=("biggan", "extractor"), shares=("batch",)),
+        Stage(
+            "density_ratio",
+            "methods.cgan_kd.stages:train_density_ratio",
+            inputs=("biggan", "extractor"),
+            check=BATCH,
+            shares=("batch",),
+        ),
         Stage(
             "samples",
             "methods.cgan_kd.stages:make_samples",
             inputs=("biggan", "extractor", "density_ratio", "teacher"),
         ),
-        Stage("student", "methods.cgan_kd.stages:train_student", inputs=("baseline", "samples"), shares=("batch",)),
+        Stage("student", "methods.cgan_kd.stages:train_student", inputs=("baseline", "samples"), check=BATCH, shares=("batch",)),
         # The control is the student without the method: same start, same steps, real images only.
         Stage(
             "control",
@@ -66,6 +73,7 @@ METHOD = Method(
             inputs=("baseline",),
             section="student",
             ignores=frozenset({"fakes", "real_per_fake"}),
+            check=BATCH,
             shares=("batch",),
         ),
         Stage("test_teacher", TEST, inputs=("teacher",), test=True),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import field_validator
 
 from gankd.config import MethodConfig, Section, knob
-from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Fraction, GanConfig, Precision, QualityConfig
+from gankd.errors import UserError
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, GanConfig, Milestones, Precision, QualityConfig
 
 PAPER = "cGAN-KD CIFAR-100"
 CDR_RS = "cDR-RS"
+WIDTHS = ("MLP3", "MLP5", "MLP7", "MLP9")
 
 
 class ExtractorConfig(ClassifierConfig):
@@ -23,7 +25,7 @@ class ExtractorConfig(ClassifierConfig):
     batch: int = knob(256, "images per step over all workers", unit="images", origin=PAPER, ge=1)
     lr: float = knob(0.1, "learning rate at the start", origin=CDR_RS, gt=0, le=10)
     weight_decay: float = knob(1e-4, "weight decay", origin=CDR_RS, ge=0, lt=1)
-    milestones: tuple[Fraction, ...] = knob(
+    milestones: Milestones = knob(
         (150 / 350, 250 / 350),
         "where the rate is multiplied by 0.1",
         unit="share of the training",
@@ -34,7 +36,7 @@ class ExtractorConfig(ClassifierConfig):
 class DensityRatioConfig(Section):
     """psi(phi(x), y), the conditional density ratio p_real / p_generated, by the Softplus loss."""
 
-    widths: Literal["MLP3", "MLP5", "MLP7", "MLP9"] | tuple[Annotated[int, Field(ge=8, le=8192)], ...] = knob(
+    widths: Literal["MLP3", "MLP5", "MLP7", "MLP9"] | tuple[int, ...] = knob(
         "MLP5", "hidden widths (multiples of 8), or a name of the paper's table", unit="units", origin=CDR_RS
     )
     output: Literal["softplus", "relu"] = knob(
@@ -49,12 +51,25 @@ class DensityRatioConfig(Section):
     beta1: float = knob(0.5, "Adam's first decay", origin=PAPER, ge=0, lt=1)
     beta2: float = knob(0.999, "Adam's second decay", origin=PAPER, gt=0, lt=1)
     weight_decay: float = knob(1e-4, "weight decay", origin=PAPER, ge=0, lt=1)
-    milestones: tuple[Fraction, ...] = knob(
+    milestones: Milestones = knob(
         (0.4, 0.75), "where the rate is multiplied by 0.1", unit="share of the training", origin="epochs 80, 150 of 200"
     )
     dropout: float = knob(0.5, "dropout", origin=CDR_RS, ge=0, lt=1)
     flip: bool = knob(True, "random horizontal flips of real images", origin=PAPER)
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+
+    @field_validator("widths", mode="before")
+    @classmethod
+    def _that_can_be_built(cls, widths: Any) -> Any:
+        """One sentence for both kinds of values, where a union would complain of each."""
+        listed = isinstance(widths, list | tuple) and 1 <= len(widths) <= 16
+        fit = listed and all(isinstance(width, int) and 8 <= width <= 8192 and width % 8 == 0 for width in widths)
+        if not fit and not (isinstance(widths, str) and widths in WIDTHS):
+            raise UserError(
+                f"knob 'density_ratio.widths' cannot be {widths!r}: it is {', '.join(WIDTHS)}, or a list of 1 to 16 widths, "
+                "each a multiple of 8 up to 8192"
+            )
+        return widths
 
 
 class SamplesConfig(Section):
@@ -76,7 +91,7 @@ class SamplesConfig(Section):
     )
     filter_burn_in: int = knob(1000, "fakes per class from which the threshold is taken", unit="images", origin=PAPER, ge=2)
     replace_labels: bool = knob(False, "label = the teacher's arg-max instead of the class asked for", origin=PAPER)
-    batch: int = knob(600, "fakes drawn at a time", unit="images", origin=PAPER, ge=1)
+    batch: int = knob(600, "fakes drawn at a time", unit="images", origin=PAPER, ge=1, le=100_000)
     max_draws: int = knob(
         200,
         "give up on a class after this many times the fakes wanted",
@@ -115,7 +130,7 @@ class StudentConfig(Section):
     momentum: float = knob(0.9, "momentum of SGD", origin=PAPER, ge=0, lt=1)
     weight_decay: float = knob(5e-4, "weight decay", origin=PAPER, ge=0, lt=1)
     schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate", origin=PAPER)
-    milestones: tuple[Fraction, ...] = knob(
+    milestones: Milestones = knob(
         (0.625, 0.75, 0.875),
         "where multistep multiplies the rate by 0.1",
         unit="share of the training",

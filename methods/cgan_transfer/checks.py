@@ -10,7 +10,7 @@ import numpy as np
 from gankd.config import Section
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.stages.checks import check_gan
+from gankd.stages.checks import check_batch, check_gan
 from methods.cgan_transfer.config import BnConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.task import new_images, old_and_new, renumbered
 
@@ -34,6 +34,7 @@ def check_transfer(
     name: str, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, **further: Section
 ) -> None:
     """There are images of the new classes, enough for what is asked, and for measuring."""
+    check_batch("training", training, data)
     _, new = old_and_new(task, data, pretrained=True)
     check_validation(data, new, "new")
     counts = np.bincount(renumbered(data.train, new).labels, minlength=len(new))

@@ -14,7 +14,13 @@ GAN_SIZES = {"biggan": (8, 16, 32, 64, 128, 256), "biggan_deep": (32, 64, 128, 2
 
 
 def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
-    """The network exists, and the checkpoint, if one is given, fits it and the data's labels, which are known."""
+    """The network exists, the batch fits, and the checkpoint, if one is given, fits it and the data's labels, which are known."""
+    check_network(name, cfg, data)
+    check_batch(name, cfg, data)
+
+
+def check_network(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
+    """As `check_classifier`, whatever it is trained by."""
     check_labelled(name, cfg, data)
     if cfg.network not in CLASSIFIERS:
         raise UserError(
@@ -48,7 +54,11 @@ def check_classes(name: str, cfg: Section, data: DataSet) -> None:
     """The data has classes, not numbers, as labels."""
     check_labelled(name, cfg, data)
     if data.classes is None:
-        raise UserError(f"stage {name!r} needs class labels, but data set {data.name!r} has labels in {data.label_unit}")
+        what = f"labels in {data.label_unit}" if data.label_unit else "floating-point labels"
+        raise UserError(
+            f"stage {name!r} needs class labels, but data set {data.name!r} has {what}: store them as integers "
+            "(labels.astype('int64')) if they are classes, or take a set of classes"
+        )
 
 
 def check_labelled(name: str, cfg: Section, data: DataSet) -> None:
@@ -60,9 +70,20 @@ def check_labelled(name: str, cfg: Section, data: DataSet) -> None:
         )
 
 
+def check_batch(name: str, cfg: Section, data: DataSet, **reads: Section) -> None:
+    """A batch holds no more images than there are to train on, where something is trained."""
+    batch: int = getattr(cfg, "batch")  # noqa: B009
+    if batch > len(data.train) and not getattr(cfg, "checkpoint", None):
+        raise UserError(
+            f"knob '{name}.batch' cannot be {batch}: data set {data.name!r} has {len(data.train)} training images, so choose at "
+            f"most {len(data.train)}"
+        )
+
+
 def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
     """The family of networks exists at the data's resolution."""
     check_classes(name, cfg, data)
+    check_batch(name, cfg, data)
     sizes = GAN_SIZES[cfg.network]
     if data.image_size not in sizes:
         raise UserError(
