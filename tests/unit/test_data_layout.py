@@ -136,7 +136,10 @@ def test_a_class_folder_with_nothing_in_it_is_left_out_and_said(tmp_path: Path) 
 
 def test_pictures_in_no_class_folder_are_counted(tmp_path: Path) -> None:
     classes(tmp_path, "", "ant", "bee")
-    assert read(tmp_path).remarks == (f"5 pictures right in {tmp_path}, in no class folder, are not used (0.png, ...)",)
+    assert read(tmp_path).remarks == (f"5 pictures right in {tmp_path}, in no class folder, are not used (0.png, 1.png, 2.png)",)
+    classes(tmp_path / "parts", "")
+    classes(tmp_path / "parts" / "train", "ant", "bee")
+    assert read(tmp_path / "parts").remarks[0].startswith(f"5 pictures right in {tmp_path / 'parts'}, in no part, are not used")
 
 
 def test_links_are_followed_and_loops_are_refused(tmp_path: Path) -> None:

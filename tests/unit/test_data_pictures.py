@@ -210,3 +210,20 @@ def test_one_pixel_and_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     colours(0, 20, 20).save(root / "ant" / "bomb.png")
     with pytest.raises(UserError, match=r"ant/bomb.png \(Image size \(400 pixels\) exceeds limit"):
         read(root)
+
+
+def test_large_pictures_without_a_size_are_refused_at_the_first(tmp_path: Path) -> None:
+    root = two_classes(tmp_path)
+    colours(0, 513, 600).save(root / "ant" / "large.png")
+    assert total(read(root)) == 13
+    load.cache_clear()
+    with pytest.raises(UserError, match=r"ant/large.png has 600 x 513 pixels: set data.image_size to a size in 8..512"):
+        load(DataConfig(name="folder", path=str(root)))
+
+
+def test_a_link_to_nowhere_is_a_broken_picture(tmp_path: Path) -> None:
+    root = two_classes(tmp_path)
+    (root / "ant" / "annexed.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match=r"ant/annexed.png \(No such file or directory\)"):
+        read(root)
+    assert total(read(root, skip_broken=True)) == 12

@@ -213,3 +213,29 @@ def test_no_set_has_a_class_without_a_training_image(
 def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two classes are named 'a'"):
         read(npz(tmp_path, np.arange(60) % 3, class_names=["a", "b", "a"]))
+
+
+@pytest.mark.parametrize("labels", [None, np.array([0.0, 1.0])])
+def test_a_part_without_an_image_is_refused(tmp_path: Path, labels: np.ndarray | None) -> None:
+    path = npz(tmp_path, labels) if labels is not None else npz(tmp_path, None, images=images(2))
+    with pytest.raises(UserError, match="has too few images: of 2 there are 1 to train, 0 to validate and 1 to test"):
+        read(path)
+
+
+@pytest.mark.parametrize("path", ["", " ", "a\0b", "~nobody-of-this-name/x"])
+def test_a_path_that_is_none(path: str) -> None:
+    with pytest.raises(UserError, match=r"data.path"):
+        DataConfig(name="folder", path=path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.eye(4)[np.arange(40) % 4], "one-hot rows, .argmax"),
+        (np.array(["ant", "bee"] * 20), "numpy.unique"),
+        (np.arange(40) % 4 - 1, "regression labels are floating-point"),
+    ],
+)
+def test_labels_of_another_kind_are_told_how_to_become_labels(tmp_path: Path, labels: np.ndarray, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read(npz(tmp_path, labels))

@@ -61,6 +61,11 @@ def read_config(config: DataConfig) -> DataSet:
     assert source.val is not None
     assert source.test is not None
     train, val, test = (_at_size(part, config, where) for part in (source.train, source.val, source.test))
+    if not all(map(len, (train, val, test))):
+        raise UserError(
+            f"{where} has too few images: of {len(train) + len(val) + len(test)} there are {len(train)} to train, {len(val)} to "
+            f"validate and {len(test)} to test, and each part needs one at least"
+        )
     names = source.class_names if has_classes else ()
     unknown = ("unlabelled",) if source.unlabelled else ()  # zeros that are no class
     return DataSet(

@@ -72,9 +72,13 @@ def channels_first(images: np.ndarray) -> np.ndarray:
 def check_label_type(shape: tuple[int, ...], dtype: np.dtype, count: int, where: str) -> None:
     """One number for each of `count` images, from shape and dtype alone."""
     if dtype.kind not in "iuf":
-        raise UserError(f"{where} has type {dtype}, but labels are integers (classes) or floating-point values")
+        raise UserError(
+            f"{where} has type {dtype}, but labels are integers (classes) or floating-point values: of names, "
+            "numpy.unique(names, return_inverse=True) makes class_names and labels"
+        )
     if shape[:1] != (count,) or math.prod(shape) != count:
-        raise UserError(f"{where} has shape {shape}, but one label for each of {count} images is needed")
+        rows = ": of one-hot rows, .argmax(1) makes labels" if len(shape) == 2 and shape[0] == count else ""
+        raise UserError(f"{where} has shape {shape}, but one label for each of {count} images is needed{rows}")
 
 
 def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
@@ -89,7 +93,9 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
             raise UserError(f"{where} holds {bad.size} NaN or infinite labels, the first at index {bad[0]}: remove those images")
         return values
     if labels.min() < 0:
-        raise UserError(f"{where} holds the class label {labels.min()}: labels count from 0")
+        raise UserError(
+            f"{where} holds the class label {labels.min()}: labels count from 0 (regression labels are floating-point)"
+        )
     if labels.max() > np.iinfo(np.int64).max // 2:
         raise UserError(f"{where} holds the class label {labels.max()}, which is no class index")
     return labels.astype(np.int64)

@@ -93,6 +93,19 @@ class DataConfig(BaseModel):
             )
         return title
 
+    @field_validator("path")
+    @classmethod
+    def _a_place(cls, path: str | None) -> str | None:
+        if path is None:
+            return None
+        if not path.strip() or "\0" in path:
+            raise UserError(f"data.path cannot be {path!r}: give a file or folder, or null where the set needs none")
+        try:
+            Path(path).expanduser()
+        except RuntimeError:
+            raise UserError(f"data.path {path!r} begins with a user that this machine does not know") from None
+        return path
+
     @property
     def dataset(self) -> str:
         """What the set is called where results are kept: its title, else the name of the user's files, else its own name."""

@@ -24,6 +24,7 @@ NO_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 UNREAD = {".heic", ".heif", ".jxl", ".svg", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2"}
 STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"8BPS")
 
+LARGEST = 512  # pixels, as `data.image_size`
 PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # tag of EXIF
 
@@ -51,7 +52,10 @@ def seems_picture(file: Path) -> bool:
 
 
 def decode(files: Sequence[Path], size: int | None, channels: int | None) -> list[np.ndarray | str]:
-    """Each picture as uint8 (1 or 3, S, S), its central square, resized to `size`; or why it cannot be read."""
+    """Each picture as uint8 (1 or 3, S, S), its central square, resized to `size`; or why it cannot be read.
+
+    Raises UserError for a picture that is too large to be used as it is, before others are read.
+    """
     # Pillow warns of large pictures and odd metadata; it decodes and resizes without holding the interpreter lock.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
         return list(pool.map(lambda file: _picture(file, size, channels), files))
@@ -63,12 +67,16 @@ def _picture(file: Path, size: int | None, channels: int | None) -> np.ndarray |
     try:
         image = _readable(file)
         side = min(image.size)
+        if size is None and side > LARGEST:
+            raise UserError(f"{file} has {image.width} x {image.height} pixels: set data.image_size to a size in 8..{LARGEST}")
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
         if channels is not None:
             image = image.convert("L" if channels == 1 else "RGB")
         pixels = np.asarray(image if size is None or size == side else resize_image(image, size))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    except UserError:
+        raise
     except UnidentifiedImageError:
         return "no picture that Pillow knows"
     except OSError as error:
@@ -88,7 +96,7 @@ def _readable(file: Path) -> Image.Image:
         content = file.read_bytes()
         bare = without_metadata(content)
         if not content:
-            raise UserError("empty") from None
+            raise ValueError("empty") from None
         if bare == content:
             raise
     with Image.open(io.BytesIO(bare)) as opened:
@@ -143,11 +151,11 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     if image.mode == "F":
-        raise UserError("floating-point pixels, save it with 8 or 16 bits a channel")
+        raise ValueError("floating-point pixels, save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
         wide = np.asarray(image).astype(np.int64)
         if wide.min() < 0 or wide.max() > 65535:
-            raise UserError(f"pixel values in {wide.min()}..{wide.max()}, allowed are 16 bits (0..65535)")
+            raise ValueError(f"pixel values in {wide.min()}..{wide.max()}, allowed are 16 bits (0..65535)")
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     grey = image.mode in ("1", "L", "LA")
     if image.has_transparency_data:

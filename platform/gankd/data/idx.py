@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ def read_array(path: Path) -> np.ndarray:
         raise UserError(f"{path} is not a readable{' gzip' * (path.suffix == '.gz')} file: download it again ({error})") from None
 
 
-def _array(stream: IO[bytes], path: Path) -> np.ndarray:
+def _array(stream: io.BufferedIOBase, path: Path) -> np.ndarray:
     start = stream.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] != _UNSIGNED_BYTE or not 1 <= start[3] <= 4:
         raise UserError(f"{path} is not an IDX file of unsigned bytes (it starts with {start!r})")

@@ -66,6 +66,8 @@ def find_layout(root: Path) -> Layout:
         layout.remarks.append(f"the pictures are taken from {root.relative_to(given)}/, the one folder in {given}")
     parts = _part_folders(root)
     layout.origins = {part: f"{folder.name}/" for part, folder in parts.items()}
+    if parts:
+        layout.remarks += _stray(root, "part")
     parts = parts or {"train": root}
     # A class folder without a file in it counts as one, so that its absence is told.
     layout.classes = tuple(folder.name for folder in subfolders(parts["train"]))
@@ -92,7 +94,9 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_file())
+    """The files in a folder, sorted, but hidden ones; a link to nowhere is one, so that it is told."""
+    visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entry for entry in visible if entry.is_file() or (entry.is_symlink() and not entry.exists()))
 
 
 def _is_picture(file: Path) -> bool:
@@ -162,8 +166,7 @@ def _as_class(folder: Path) -> str:
 
 def _of_classes(folder: Path, layout: Layout) -> Iterator[Found]:
     """All pictures below the class folders of a part."""
-    if stray := [file for file in _files(folder) if _is_picture(file)]:
-        layout.remarks.append(f"{len(stray)} pictures right in {folder}, in no class folder, are not used ({stray[0].name}, ...)")
+    layout.remarks += _stray(folder, "class folder")
     for entry in subfolders(folder):
         files = list(_below(entry))
         pictures = [file for file in files if _is_picture(file)]
@@ -187,6 +190,14 @@ def _of_classes(folder: Path, layout: Layout) -> Iterator[Found]:
                 "into it; or as a folder of classes, then set data.path to it, or move its folders one level up"
             )
         yield from (Found(file, layout.classes.index(entry.name)) for file in sorted(pictures))
+
+
+def _stray(folder: Path, missing: str) -> list[str]:
+    stray = [file.name for file in _files(folder) if _is_picture(file)]
+    if not stray:
+        return []
+    pictures, are = ("picture", "is") if len(stray) == 1 else ("pictures", "are")
+    return [f"{len(stray)} {pictures} right in {folder}, in no {missing}, {are} not used ({', '.join(stray[:3])})"]
 
 
 def _flat(folder: Path, layout: Layout) -> Iterator[Found]:
