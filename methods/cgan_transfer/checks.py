@@ -34,7 +34,6 @@ def check_transfer(
     name: str, cfg: Section, data: DataSet, task: TaskConfig, training: TrainingConfig, **further: Section
 ) -> None:
     """There are images of the new classes, enough for what is asked, and for measuring."""
-    check_batch("training", training, data)
     _, new = old_and_new(task, data, pretrained=True)
     check_validation(data, new, "new")
     counts = np.bincount(renumbered(data.train, new).labels, minlength=len(new))
@@ -44,6 +43,7 @@ def check_transfer(
                 f"class {data.class_names[number]!r} has {count} training images, but task.images_per_class is "
                 f"{task.images_per_class}; choose at most {count}, or leave the class out"
             )
+    check_batch("training", training, data)
     available = len(new_images(task, data)[0])
     if available < training.batch:
         say_once(

@@ -39,7 +39,7 @@ def read_folder(root: Path, size: int | None, channels: int | None, skip_broken:
                 f"{count} of {total} pictures in {root} cannot be read: {named}: replace or remove "
                 f"{'it' if count == 1 else 'them'}, or go on without by data.skip_broken=true"
             )
-        remarks.append(f"{count} of {total} pictures cannot be read and are left out: {named}")
+        remarks.append(f"{count} of {total} pictures cannot be read and {'is' if count == 1 else 'are'} left out: {named}")
     parts = {}
     whole = {
         part: [(each, picture) for each, picture in zip(files[part], read[part]) if not isinstance(picture, str)]

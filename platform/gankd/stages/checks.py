@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from gankd.config import Section, nearest
 from gankd.data import DataSet
@@ -70,20 +71,33 @@ def check_labelled(name: str, cfg: Section, data: DataSet) -> None:
         )
 
 
+class LargeBatch(UserError):
+    """A batch of more images than there are to train on; a sweep collects those of all stages."""
+
+    def __init__(self, knob: str, batch: int, data: DataSet) -> None:
+        self.assignment = f"{knob} = {batch}"
+        super().__init__(batches_sentence([self.assignment], data))
+
+
+def batches_sentence(assignments: Collection[str], data: DataSet) -> str:
+    """What is wrong with such batches, "teacher.batch = 500", and what to do."""
+    many = len(assignments) > 1
+    return (
+        f"knob{'s' * many} {', '.join(assignments)} {'are' if many else 'is'} more than the {len(data.train)} training images of "
+        f"data set {data.name!r}: set {'them' if many else 'it'} to {len(data.train)} or less"
+    )
+
+
 def check_batch(name: str, cfg: Section, data: DataSet, **reads: Section) -> None:
     """A batch holds no more images than there are to train on, where something is trained."""
     batch: int = getattr(cfg, "batch")  # noqa: B009
     if batch > len(data.train) and not getattr(cfg, "checkpoint", None):
-        raise UserError(
-            f"knob '{name}.batch' cannot be {batch}: data set {data.name!r} has {len(data.train)} training images, so choose at "
-            f"most {len(data.train)}"
-        )
+        raise LargeBatch(f"{name}.batch", batch, data)
 
 
 def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
     """The family of networks exists at the data's resolution."""
     check_classes(name, cfg, data)
-    check_batch(name, cfg, data)
     sizes = GAN_SIZES[cfg.network]
     if data.image_size not in sizes:
         raise UserError(
@@ -97,6 +111,7 @@ def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
         raise UserError(f"knob '{name}.attention' cannot have {wrong[0]}: at {data.image_size} px there are maps of {maps} px")
     if cfg.ema_start >= cfg.steps:
         raise UserError(f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}")
+    check_batch(name, cfg, data)
 
 
 def check_quality(name: str, cfg: QualityConfig, data: DataSet) -> None:
