@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
-from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, GanConfig, Milestones, Precision, QualityConfig
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Fraction, GanConfig, Milestones, Precision, QualityConfig
 
 PAPER = "cGAN-KD CIFAR-100"
 CDR_RS = "cDR-RS"
@@ -36,7 +38,7 @@ class ExtractorConfig(ClassifierConfig):
 class DensityRatioConfig(Section):
     """psi(phi(x), y), the conditional density ratio p_real / p_generated, by the Softplus loss."""
 
-    widths: Literal["MLP3", "MLP5", "MLP7", "MLP9"] | tuple[int, ...] = knob(
+    widths: Literal["MLP3", "MLP5", "MLP7", "MLP9"] | tuple[Annotated[int, Field(ge=8, le=8192)], ...] = knob(
         "MLP5", "hidden widths (multiples of 8), or a name of the paper's table", unit="units", origin=CDR_RS
     )
     output: Literal["softplus", "relu"] = knob(
@@ -51,25 +53,12 @@ class DensityRatioConfig(Section):
     beta1: float = knob(0.5, "Adam's first decay", origin=PAPER, ge=0, lt=1)
     beta2: float = knob(0.999, "Adam's second decay", origin=PAPER, gt=0, lt=1)
     weight_decay: float = knob(1e-4, "weight decay", origin=PAPER, ge=0, lt=1)
-    milestones: Milestones = knob(
+    milestones: tuple[Fraction, ...] = knob(
         (0.4, 0.75), "where the rate is multiplied by 0.1", unit="share of the training", origin="epochs 80, 150 of 200"
     )
     dropout: float = knob(0.5, "dropout", origin=CDR_RS, ge=0, lt=1)
     flip: bool = knob(True, "random horizontal flips of real images", origin=PAPER)
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
-
-    @field_validator("widths", mode="before")
-    @classmethod
-    def _that_can_be_built(cls, widths: Any) -> Any:
-        """One sentence for both kinds of values, where a union would complain of each."""
-        listed = isinstance(widths, list | tuple) and 1 <= len(widths) <= 16
-        fit = listed and all(isinstance(width, int) and 8 <= width <= 8192 and width % 8 == 0 for width in widths)
-        if not fit and not (isinstance(widths, str) and widths in WIDTHS):
-            raise UserError(
-                f"knob 'density_ratio.widths' cannot be {widths!r}: it is {', '.join(WIDTHS)}, or a list of 1 to 16 widths, "
-                "each a multiple of 8 up to 8192"
-            )
-        return widths
 
 
 class SamplesConfig(Section):
@@ -154,3 +143,30 @@ class CganKdConfig(MethodConfig):
     density_ratio: DensityRatioConfig = DensityRatioConfig()
     samples: SamplesConfig = SamplesConfig()
     student: StudentConfig = StudentConfig()
+
+    # These two stand here because the section's own code is in the keys of its stage.
+
+    @field_validator("density_ratio", mode="before")
+    @classmethod
+    def _widths_that_can_be_built(cls, section: Any) -> Any:
+        """One sentence for names and lists, where the union would complain of each."""
+        if not isinstance(section, Mapping) or "widths" not in section:
+            return section
+        widths = section["widths"]
+        listed = isinstance(widths, list | tuple) and 1 <= len(widths) <= 16
+        fit = listed and all(isinstance(width, int) and 8 <= width <= 8192 and width % 8 == 0 for width in widths)
+        if not fit and not (isinstance(widths, str) and widths in WIDTHS):
+            raise UserError(
+                f"knob 'density_ratio.widths' cannot be {widths!r}: it is {', '.join(WIDTHS)}, or a list of 1 to 16 widths, "
+                "each a multiple of 8 up to 8192"
+            )
+        return section
+
+    @field_validator("density_ratio")
+    @classmethod
+    def _milestones_in_order(cls, section: DensityRatioConfig) -> DensityRatioConfig:
+        if any(one >= other for one, other in pairwise(section.milestones)):
+            raise UserError(
+                f"knob 'density_ratio.milestones' cannot be {section.milestones}: each entry must be larger than the one before"
+            )
+        return section
