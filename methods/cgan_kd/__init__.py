@@ -10,6 +10,9 @@ from gankd.method import Gain, Method, Stage
 from gankd.stages.declared import CLASSIFIER_METRICS, classifier, quality, real_statistics, tested
 from methods.cgan_kd.config import CganKdConfig
 
+CHECKS = "gankd.stages.checks"
+BATCH = f"{CHECKS}:check_batch"
+
 METHOD = Method(
     name="cgan_kd",
     title="cGAN-KD",
@@ -24,13 +27,19 @@ METHOD = Method(
             "biggan",
             "gankd.stages.generator:train_generator",
             inputs=("feature_classifier",),
-            check="gankd.stages.checks:check_gan",
+            check=f"{CHECKS}:check_gan",
             shares=("batch",),
             metrics=("parameters", "step"),
         ),
-        Stage("extractor", "methods.cgan_kd.stages:train_extractor", shares=("batch",), metrics=CLASSIFIER_METRICS),
+        Stage("extractor", "methods.cgan_kd.stages:train_extractor", check=BATCH, shares=("batch",), metrics=CLASSIFIER_METRICS),
         quality("quality", of="biggan"),
-        Stage("density_ratio", "methods.cgan_kd.stages:train_density_ratio", inputs=("biggan", "extractor"), shares=("batch",)),
+        Stage(
+            "density_ratio",
+            "methods.cgan_kd.stages:train_density_ratio",
+            inputs=("biggan", "extractor"),
+            check=BATCH,
+            shares=("batch",),
+        ),
         Stage(
             "samples",
             "methods.cgan_kd.stages:make_samples",
@@ -41,6 +50,7 @@ METHOD = Method(
             "student",
             "methods.cgan_kd.stages:train_student",
             inputs=("baseline", "samples"),
+            check=BATCH,
             shares=("batch",),
             metrics=("val_{task}",),
         ),
@@ -51,6 +61,7 @@ METHOD = Method(
             inputs=("baseline",),
             section="student",
             ignores=frozenset({"fakes", "real_per_fake"}),
+            check=BATCH,
             shares=("batch",),
             metrics=("val_{task}",),
         ),

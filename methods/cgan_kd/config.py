@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gankd.config import MethodConfig, Section, knob
-from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Fraction, GanConfig, Precision, QualityConfig
+from gankd.errors import UserError
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Fraction, GanConfig, Milestones, Precision, QualityConfig
 
 PAPER = "cGAN-KD CIFAR-100"
 CDR_RS = "cDR-RS"
+WIDTHS = ("MLP3", "MLP5", "MLP7", "MLP9")
 
 
 class ExtractorConfig(ClassifierConfig):
@@ -23,7 +27,7 @@ class ExtractorConfig(ClassifierConfig):
     batch: int = knob(256, "images per step over all workers", unit="images", origin=PAPER, ge=1)
     lr: float = knob(0.1, "learning rate at the start", origin=CDR_RS, gt=0, le=10)
     weight_decay: float = knob(1e-4, "weight decay", origin=CDR_RS, ge=0, lt=1)
-    milestones: tuple[Fraction, ...] = knob(
+    milestones: Milestones = knob(
         (150 / 350, 250 / 350),
         "where the rate is multiplied by 0.1",
         unit="share of the training",
@@ -76,7 +80,7 @@ class SamplesConfig(Section):
     )
     filter_burn_in: int = knob(1000, "fakes per class from which the threshold is taken", unit="images", origin=PAPER, ge=2)
     replace_labels: bool = knob(False, "label = the teacher's arg-max instead of the class asked for", origin=PAPER)
-    batch: int = knob(600, "fakes drawn at a time", unit="images", origin=PAPER, ge=1)
+    batch: int = knob(600, "fakes drawn at a time", unit="images", origin=PAPER, ge=1, le=100_000)
     max_draws: int = knob(
         200,
         "give up on a class after this many times the fakes wanted",
@@ -115,7 +119,7 @@ class StudentConfig(Section):
     momentum: float = knob(0.9, "momentum of SGD", origin=PAPER, ge=0, lt=1)
     weight_decay: float = knob(5e-4, "weight decay", origin=PAPER, ge=0, lt=1)
     schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate", origin=PAPER)
-    milestones: tuple[Fraction, ...] = knob(
+    milestones: Milestones = knob(
         (0.625, 0.75, 0.875),
         "where multistep multiplies the rate by 0.1",
         unit="share of the training",
@@ -139,3 +143,30 @@ class CganKdConfig(MethodConfig):
     density_ratio: DensityRatioConfig = DensityRatioConfig()
     samples: SamplesConfig = SamplesConfig()
     student: StudentConfig = StudentConfig()
+
+    # These two stand here because the section's own code is in the keys of its stage.
+
+    @field_validator("density_ratio", mode="before")
+    @classmethod
+    def _widths_that_can_be_built(cls, section: Any) -> Any:
+        """One sentence for names and lists, where the union would complain of each."""
+        if not isinstance(section, Mapping) or "widths" not in section:
+            return section
+        widths = section["widths"]
+        listed = isinstance(widths, list | tuple) and 1 <= len(widths) <= 16
+        fit = listed and all(isinstance(width, int) and 8 <= width <= 8192 and width % 8 == 0 for width in widths)
+        if not fit and not (isinstance(widths, str) and widths in WIDTHS):
+            raise UserError(
+                f"knob 'density_ratio.widths' cannot be {widths!r}: it is {', '.join(WIDTHS)}, or a list of 1 to 16 widths, "
+                "each a multiple of 8 up to 8192"
+            )
+        return section
+
+    @field_validator("density_ratio")
+    @classmethod
+    def _milestones_in_order(cls, section: DensityRatioConfig) -> DensityRatioConfig:
+        if any(one >= other for one, other in pairwise(section.milestones)):
+            raise UserError(
+                f"knob 'density_ratio.milestones' cannot be {section.milestones}: each entry must be larger than the one before"
+            )
+        return section

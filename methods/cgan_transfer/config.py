@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
@@ -12,6 +12,7 @@ from gankd.errors import UserError
 from gankd.stages.sections import (
     FEATURE_CLASSIFIER,
     ClassifierConfig,
+    Distinct,
     GanConfig,
     GanTrainingConfig,
     QualityConfig,
@@ -58,7 +59,7 @@ class TrainingConfig(GanTrainingConfig):
     )
     ema_decay: float = knob(0.999, "decay of the generator's moving average; 0 = none, as the authors", origin="ours", ge=0, lt=1)
     ema_start: int = knob(0, "steps before which the average is the live generator", unit="steps", origin="ours", ge=0)
-    diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = knob(
+    diffaugment: Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct] = knob(
         (), "differentiable augmentation of what D sees", origin=SCRIPT
     )
     flip: bool = knob(False, "random horizontal flips of real images", origin=SCRIPT)

@@ -8,7 +8,7 @@ import psutil
 
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.stages.checks import check_classes, check_classifier
+from gankd.stages.checks import check_classes, check_network
 from gankd.stages.sections import ClassifierConfig
 from methods.rgal.config import StudentConfig, SynthesisConfig
 
@@ -18,7 +18,7 @@ MEMORY_SHARE = 0.8  # of what is free, that the pool may take
 def check_student(name: str, cfg: StudentConfig, data: DataSet, synthesis: SynthesisConfig) -> None:
     """The student exists, the generator can make images of this size, the related blocks exist, the pool fits."""
     check_classes(name, cfg, data)
-    check_classifier(name, ClassifierConfig(network=cfg.network, width=cfg.width), data)
+    check_network(name, ClassifierConfig(network=cfg.network, width=cfg.width), data)
     if data.image_size % 4:
         raise UserError(
             f"synthesis makes images of 8, 12, 16, ... px, but data set {data.name!r} has {data.image_size} px; "
@@ -49,7 +49,9 @@ def block_count(network: str, image_size: int) -> int:
 
 
 def check_pool(name: str, cfg: StudentConfig, data: DataSet) -> None:
-    """The pool of images fits into this machine's memory."""
+    """The pool of images fits into this machine's memory, and a batch is no more than the pool."""
+    if cfg.batch > cfg.pool:
+        raise UserError(f"knob '{name}.batch' cannot be {cfg.batch}: the pool keeps {name}.pool = {cfg.pool} images")
     needed = cfg.pool * data.image_channels * data.image_size**2
     free = psutil.virtual_memory().available
     if needed > MEMORY_SHARE * free:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import field_validator, model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
-from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Precision, QualityConfig
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Distinct, Precision, QualityConfig
 
 README = "RGAL README command"
 CODE = "RGAL code"
@@ -19,7 +19,7 @@ class SynthesisConfig(Section):
     """Images out of the teacher: a generator and its latents, trained anew in every round."""
 
     g_steps: int = knob(400, "generator steps per round", unit="steps", origin=README, ge=1)
-    batch: int = knob(256, "images made per round, over all workers", unit="images", origin=README, ge=2)
+    batch: int = knob(256, "images made per round, over all workers", unit="images", origin=README, ge=2, le=65_536)
     lr_g: float = knob(1e-3, "Adam's learning rate of the generator", origin=README, gt=0, le=1)
     lr_z: float = knob(1e-3, "Adam's learning rate of the latents", origin=README, gt=0, le=1)
     beta1: float = knob(0.5, "Adam's first decay", origin=CODE, ge=0, lt=1)
@@ -55,8 +55,8 @@ class SynthesisConfig(Section):
     group: int = knob(4, "images per drawn class, for targets = grouped", unit="images", origin="ours", ge=1)
     cr: float = knob(0.0, "weight of CMI's contrast to all images so far", origin=README, ge=0, le=1000)
     cr_T: float = knob(0.1, "temperature of the contrast", origin=CMI, gt=0, le=100)
-    bank: int = knob(40_960, "images that the contrast remembers", unit="images", origin=CMI, ge=1)
-    negatives: int = knob(4096, "remembered images per step", unit="images", origin=CMI, ge=1)
+    bank: int = knob(40_960, "images that the contrast remembers", unit="images", origin=CMI, ge=1, le=10_000_000)
+    negatives: int = knob(4096, "remembered images per step", unit="images", origin=CMI, ge=1, le=1_000_000)
     head: int = knob(256, "width of the contrast's embedding", origin=CMI, ge=1, le=4096)
     flip: bool = knob(True, "random horizontal flips before the networks", origin=CODE)
     crop_padding: int = knob(4, "black border before a random crop; 0 = no crop", unit="pixels", origin=CODE, ge=0, le=32)
@@ -114,7 +114,7 @@ class StudentConfig(Section):
     cd: float = knob(0.1, "weight of the squared difference of pooled maps (lambda_3)", origin=README, ge=0, le=1000)
     gram: float = knob(0.0, "weight of the Gram-masked difference of maps", origin=README, ge=0, le=1000)
     striplet: float = knob(0.1, "weight of the triplets that gather a class (lambda_2)", origin=README, ge=0, le=1000)
-    striplet_feature: tuple[Literal["features", "global", "logits"], ...] = knob(
+    striplet_feature: Annotated[tuple[Literal["features", "global", "logits"], ...], Distinct] = knob(
         ("global",), "what is gathered: block outputs, pooled embedding, logits", origin=README, min_length=1
     )
     striplet_sampling: Literal["student", "teacher"] = knob(

@@ -165,7 +165,7 @@ def evaluate(model: str, storage: str, **quality: Any) -> None:
 
 
 @cli.command()
-@click.option("--dataset", required=True, help="Data set whose methods to compare, e.g. digits.")
+@click.option("--dataset", required=True, help="Data set whose methods to compare: digits, or your own by its title.")
 def compare(dataset: str) -> None:
     """Methods side by side on a data set: the best sweep of each."""
     from gankd.commands.compare import comparison

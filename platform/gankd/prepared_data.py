@@ -24,7 +24,7 @@ def obtain(store: Store, config: DataConfig, fingerprint: str = "", *, test: boo
     """
     artifact = _known(store, config, fingerprint) if fingerprint else _prepare(store, config)
     # Equal data may have another name elsewhere.
-    return replace(prepared.read(artifact.path, test=test), name=config.name)
+    return replace(prepared.read(artifact.path, test=test), name=config.dataset)
 
 
 def _known(store: Store, config: DataConfig, fingerprint: str) -> Artifact:

@@ -60,7 +60,7 @@ TUNE = "from ray import tune\n"
         (("tune", "--resume", "gone"), ("'gone'", "there is none yet")),
         (("tune", "--resume", "../x"), ("'../x'", "letters")),
         (("show", "nope"), ("'nope'", "cgan_kd")),
-        (("compare", "--dataset", "digit"), ("'digit'", "did you mean 'digits'", "cifar10")),
+        (("compare", "--dataset", "digit"), ("'digit'", "did you mean 'digits'", "no finished sweep")),
         (("sample", "nope"), ("'nope'", "none yet")),
         (("evaluate", "nope@champion"), ("'nope'", "none yet")),
         (("sing",), ("'sing'",)),
@@ -86,7 +86,11 @@ def test_names_and_flags(refused: Refused, arguments: tuple[str, ...], names: tu
         ("biggan.network=biggan_deep", ("biggan_deep", "32, 64, 128, 256", "8 px")),
         ("teacher.network=small_cn", ("'small_cn'", "did you mean 'small_cnn'")),
         ("data.name=digit", ("'digit'", "did you mean 'digits'")),
-        ("data.train_images=100000", ("100000", "has only")),
+        ("data.train_images=100000", ("100000", "has only", "set data.train_images to", "null")),
+        ("data.title=my set", ("data.title", "'my set'", "'my_set' would do")),
+        ("student.batch=100000", ("student.batch = 100000", "'digits'", "200 or less")),
+        ("density_ratio.batch=201", ("density_ratio.batch = 201", "200 or less")),
+        ("density_ratio.widths=[]", ("'density_ratio.widths'", "[]", "1 to 16 widths")),
         ("data.image_size=4", ("'data.image_size'", "4", "greater than or equal to 8")),
     ],
 )
@@ -168,13 +172,16 @@ LABELS = np.arange(40) % 4
         ({"images_train": IMAGES, "labels_train": LABELS * 1000}, ("class label 3000", "40 training images")),
         (
             {"images_train": IMAGES, "labels_train": LABELS, "images_test": IMAGES, "labels_test": LABELS + 1},
-            ("class label 4", "0..3"),
+            ("class '4'", "0, 1, 2, 3", "add training images"),
         ),
         ({"images_train": IMAGES, "labels_train": np.where(LABELS > 2, np.nan, LABELS)}, ("10 NaN", "index 3")),
         ({"images_train": IMAGES / np.float32(255), "labels_train": LABELS}, ("float32", "uint8", "255")),
         ({"images_train": IMAGES[:, :, :6], "labels_train": LABELS}, ("(40, 1, 6, 8)", "square")),
         ({"images_train": IMAGES, "labels_train": LABELS[:30]}, ("(30,)", "40 images")),
-        ({"images_train": IMAGES, "labels_train": LABELS.astype(np.float32)}, ("needs class labels",)),
+        (
+            {"images_train": IMAGES, "labels_train": LABELS.astype(np.float32)},
+            ("needs class labels", "floating-point", "astype('int64')"),
+        ),
     ],
 )
 def test_hdf5(refused: Refused, tmp_path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> None:

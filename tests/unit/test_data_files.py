@@ -95,12 +95,9 @@ def test_write_hdf5_round_trip(tmp_path: Path, gzip_level: int | None) -> None:
         write_hdf5(tmp_path / "no.h5", images(4).astype(np.float32), labels(4))
 
 
-def test_labels_of_shape_n_1_and_gaps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    gap = np.where(labels(40) == 2, 5, labels(40))[:, None]
-    data = read("hdf5", hdf5(tmp_path / "a.h5", **good(labels_train=gap)))
-    assert data.classes == 6
+def test_labels_of_shape_n_1(tmp_path: Path) -> None:
+    data = read("hdf5", hdf5(tmp_path / "a.h5", **good(labels_train=labels(40)[:, None])))
     assert data.train.labels.shape == (36,)
-    assert "2 of 6 classes have no training image" in caplog.text
 
 
 BAD_HDF5: list[tuple[dict[str, Any], str]] = [
@@ -119,7 +116,7 @@ BAD_HDF5: list[tuple[dict[str, Any], str]] = [
     ({"labels_train": labels(40) - 1}, "class label -1: labels count from 0"),
     ({"labels_train": labels(40) * 1000}, "class label 3000 would make 3001 classes of 40"),
     ({"labels_train": np.full(40, 2**63, np.uint64)}, "no class index"),
-    ({"labels_test": labels(12) + 1}, r"class label 4 is out of range, the training labels allow 0\.\.3"),
+    ({"labels_test": labels(12) + 1}, "class '4' has 3 test images and none to train on .*0, 1, 2, 3.*add training images of it"),
     ({"class_names": ["a", "b", "c"]}, r"class label 3 is out of range, the class names allow 0\.\.2"),
     ({"labels_train": np.full(40, 2)}, "all training labels are 2; two classes"),
     ({"labels_test": np.linspace(0, 1, 12)}, "mix class labels"),
@@ -201,15 +198,15 @@ class Explosive:
 def test_bad_npz(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, images=np.array([Explosive()]), labels=labels(1))
-    with pytest.raises(UserError, match=r"no readable .npz of plain arrays"):
+    with pytest.raises(UserError, match=r"'images' in .*a.npz holds Python objects, which are never read"):
         read("npz", path)
     np.savez(path, images=images(40), labels=labels(40))
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(UserError, match=r"no readable .npz"):
+    with pytest.raises(UserError, match=r"a.npz is no .npz file, or a truncated one"):
         read("npz", path)
     with path.open("wb") as stream:
         np.save(stream, images(4))
-    with pytest.raises(UserError, match="holds one array"):
+    with pytest.raises(UserError, match=r"is no .npz file"):
         read("npz", path)
     with pytest.raises(UserError, match="is a folder"):
         read("npz", tmp_path)
@@ -421,5 +418,5 @@ def test_stages_that_need_labels_say_so(tmp_path: Path) -> None:
 
     np.savez(tmp_path / "a.npz", images=images(40))
     data = read("npz", tmp_path / "a.npz")
-    with pytest.raises(UserError, match="stage 'biggan' needs labels, but data set 'npz' has none: add them"):
+    with pytest.raises(UserError, match="stage 'biggan' needs labels, but data set 'a' has none: add them"):
         check_classes("biggan", GanConfig(), data)

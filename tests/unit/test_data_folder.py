@@ -32,7 +32,7 @@ def save(path: Path, pixels: np.ndarray | Image.Image, **options: Any) -> Path:
 def two_classes(root: Path, n: int = 6) -> Path:
     for i in range(n):
         save(root / "ant" / f"{i}.png", noise(10, 10 + 2 * i, 3))
-        save(root / "bee" / "deep" / f"{i}.png", noise(12 + i, 10, 3))
+        save(root / "bee" / ("deep" if i else "") / f"{i}.png", noise(12 + i, 10, 3))
     return root
 
 
@@ -137,7 +137,9 @@ def test_a_broken_picture_is_named(tmp_path: Path, kind: str) -> None:
     else:
         content = {"truncated": broken.read_bytes()[:2000], "nonsense": b"nonsense", "empty": b""}
         broken.write_bytes(content[kind])
-    with pytest.raises(UserError, match=r"bee/broken\.") as error:
+    with pytest.raises(
+        UserError, match=r"1 of 13 pictures in .* cannot be read: bee/broken\.\w+ \(.+\): replace or remove it"
+    ) as error:
         read(tmp_path, image_size=8)
     assert "\n" not in str(error.value)
 
@@ -149,10 +151,13 @@ def test_folders_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds 1 class folders"):
         read(tmp_path)
     (tmp_path / "bee").mkdir()
-    with pytest.raises(UserError, match=r"class folder .*bee holds no picture"):
+    with pytest.raises(UserError, match=r"pictures of one class only, 'ant'"):
+        read(tmp_path)
+    (tmp_path / "bee" / "0.heic").touch()
+    with pytest.raises(UserError, match=r"class folder .*bee holds no picture, only 1 file of another kind \(.heic\)"):
         read(tmp_path)
     two_classes(tmp_path / "parts" / "test")
-    with pytest.raises(UserError, match="holds test but no train folder"):
+    with pytest.raises(UserError, match="holds test/ but no train folder: add train/"):
         read(tmp_path / "parts")
     with pytest.raises(UserError, match=r"is a file; data.name=folder"):
         read(tmp_path / "ant" / "0.png")

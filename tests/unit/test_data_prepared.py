@@ -70,7 +70,7 @@ def test_a_known_fingerprint_is_found_without_the_users_files(tmp_path: Path) ->
 def test_other_data_than_the_sender_saw_is_refused(tmp_path: Path) -> None:
     config, store = npz(tmp_path), Store(tmp_path / "store")
     seen = load(DataConfig()).fingerprint
-    with pytest.raises(UserError, match=rf"data set 'npz' has the fingerprint \w+ here and had {seen[:12]} where the sweep"):
+    with pytest.raises(UserError, match=rf"data set 'a' has the fingerprint \w+ here and had {seen[:12]} where the sweep"):
         obtain(store, config, seen)
     assert not store.ls()
 
@@ -81,7 +81,7 @@ def test_equal_data_by_another_name_is_stored_once_and_keeps_its_name(tmp_path: 
     arrays = {f"{what}_{part}": getattr(split, what) for part, split in parts.items() for what in ("images", "labels")}
     np.savez(tmp_path / "a.npz", class_names=data.class_names, **arrays)
     copy = DataConfig(name="npz", path=str(tmp_path / "a.npz"))
-    assert [obtain(store, config).name for config in (DataConfig(), copy)] == ["digits", "npz"]
+    assert [obtain(store, config).name for config in (DataConfig(), copy)] == ["digits", "a"]
     assert len(store.ls()) == 1
 
 

@@ -15,9 +15,10 @@ from rich.table import Table
 
 from gankd.config import nearest
 from gankd.data import NAMES
+from gankd.data.config import TITLE
 from gankd.errors import UserError
 from gankd.metrics.directions import direction, is_better
-from gankd.tracking.sweeps import FinishedSweep, finished_sweeps
+from gankd.tracking.sweeps import FinishedSweep, finished_sweeps, tracked_datasets
 from gankd.tracking.tracker import Tracker
 
 # Heading -> metric of a sweep's run.
@@ -35,12 +36,13 @@ GENERATOR = {"FID": "fid", "KID": "kid", "intra-FID": "intra_fid", "precision": 
 
 def comparison(dataset: str) -> Group:
     """The methods' students, and what their generators make. Raises UserError when no sweep on this data set has finished."""
-    if dataset not in NAMES:
-        raise UserError(f"unknown data set {dataset!r}{nearest(dataset, NAMES)} (known: {', '.join(NAMES)})")
     uri = Tracker.default_uri(Path.cwd())
-    sweeps = best_of_each_method(finished_sweeps(uri, dataset))
+    sweeps = best_of_each_method(finished_sweeps(uri, dataset)) if TITLE.fullmatch(dataset) else []
     if not sweeps:
-        raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {uri}")
+        tracked = tracked_datasets(uri)
+        near = nearest(dataset, [*tracked, *NAMES]) if dataset not in tracked else ""
+        there = f"there are sweeps on {', '.join(tracked)}" if tracked else "there are no sweeps yet"
+        raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {uri}{near} ({there})")
     parts: list[Any] = []
     if students := [sweep for sweep in sweeps if "val/student" in sweep.metrics]:
         title = f"students on {dataset}: best sweep of each method, chosen on validation"

@@ -11,6 +11,7 @@ import numpy as np
 
 from gankd.data import cifar, digits, folder, hdf5, idx, npz, splits, vision
 from gankd.data.checks import check_source
+from gankd.data.classes import present_classes
 from gankd.data.config import VISION, DataConfig
 from gankd.data.dataset import DataSet, Source, Split, fingerprint
 from gankd.data.resize import set_channels, set_size
@@ -38,20 +39,49 @@ def load(config: DataConfig) -> DataSet:
 
 def read_config(config: DataConfig) -> DataSet:
     """As `load`, but not kept: the caller holds the only copy."""
-    source = _read(config)
     where = config.path or config.name
-    classes = check_source(source, where)
+    try:
+        source = _read(config)
+    except OSError as error:
+        raise UserError(f"{error.filename or where} cannot be read: {error.strerror or error}") from None
+    check_source(source, where)
     if source.test is None:
         source = _hold_out_test(source)
-    train, val, test = _parts(source, config, where)
-    names = (source.class_names or tuple(map(str, range(classes)))) if classes else ()
+    has_classes = source.train.labels.dtype == np.int64 and not source.unlabelled
     span = source.label_range
-    if classes is None and span is None and not source.unlabelled:
+    if not has_classes and span is None and not source.unlabelled:
         # Of all training images, whatever is drawn from them: a label means the same at every train_images.
         span = (float(source.train.labels.min()), float(source.train.labels.max()))
+    if source.val is None:
+        source = _cut_validation(source, config)
+    if config.train_images is not None:
+        source = _draw(source, config.train_images, config.split_seed, where)
+    if has_classes:
+        source = present_classes(source, where)
+    assert source.val is not None
+    assert source.test is not None
+    train, val, test = (_at_size(part, config, where) for part in (source.train, source.val, source.test))
+    if not all(map(len, (train, val, test))):
+        raise UserError(
+            f"{where} has too few images: of {len(train) + len(val) + len(test)} there are {len(train)} to train, {len(val)} to "
+            f"validate and {len(test)} to test, and each part needs one at least"
+        )
+    names = source.class_names if has_classes else ()
     unknown = ("unlabelled",) if source.unlabelled else ()  # zeros that are no class
-    mark = fingerprint((train, val, test), names, source.label_unit, span, *unknown)
-    return DataSet(config.name, train, val, test, classes, names, source.label_unit, span, mark, source.unlabelled)
+    return DataSet(
+        config.dataset,
+        train,
+        val,
+        test,
+        classes=len(names) if has_classes else None,
+        class_names=names,
+        label_unit=source.label_unit,
+        label_range=span,
+        fingerprint=fingerprint((train, val, test), names, source.label_unit, span, *unknown),
+        unlabelled=source.unlabelled,
+        origins=source.origins,
+        remarks=source.remarks,
+    )
 
 
 def _read(config: DataConfig) -> Source:
@@ -68,14 +98,21 @@ def _read(config: DataConfig) -> Source:
     if not path.exists():
         raise UserError(f"data.path {config.path} does not exist; give the file or folder that holds the {name} data")
     if name == "folder":
-        return folder.read_folder(path, config.image_size, config.image_channels)
+        return folder.read_folder(path, config.image_size, config.image_channels, config.skip_broken)
     return _READERS[name](path)
 
 
 def _hold_out_test(source: Source) -> Source:
     rest, held = _cut(source, TEST_FRACTION, TEST_SEED)
     groups = None if source.groups is None else source.groups[rest]
-    return replace(source, train=source.train.take(rest), test=source.train.take(held), groups=groups)
+    origins = {**source.origins, "test": f"{100 * TEST_FRACTION:g} % cut from all images"}
+    return replace(source, train=source.train.take(rest), test=source.train.take(held), groups=groups, origins=origins)
+
+
+def _cut_validation(source: Source, config: DataConfig) -> Source:
+    rest, held = _cut(source, config.val_fraction, config.split_seed)
+    origins = {**source.origins, "val": f"{100 * config.val_fraction:g} % cut from train"}
+    return replace(source, train=source.train.take(rest), val=source.train.take(held), groups=None, origins=origins)
 
 
 def _cut(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,31 +125,29 @@ def _strata(part: Split) -> np.ndarray:
     return part.labels if part.labels.dtype == np.int64 else np.zeros(len(part))
 
 
-def _parts(source: Source, config: DataConfig, where: str) -> tuple[Split, Split, Split]:
-    """Train, validation and test, with as many training images as asked for, at the size and colour asked for."""
-    train, val, test = source.train, source.val, source.test
-    assert test is not None
-    if val is None:
-        rest, held = _cut(source, config.val_fraction, config.split_seed)
-        train, val = train.take(rest), train.take(held)
-    if config.train_images is not None:
-        train = _draw(train, config.train_images, config.split_seed, where)
-    size, channels = config.image_size, config.image_channels
-    if size is None and not 8 <= train.images.shape[-1] <= 512:
-        raise UserError(f"{where}: images of {train.images.shape[-1]} pixels; set data.image_size to a size in 8..512")
-
-    def prepared(part: Split) -> Split:
-        images = np.ascontiguousarray(set_size(set_channels(part.images, channels), size))
-        return Split(images, np.ascontiguousarray(part.labels))
-
-    return prepared(train), prepared(val), prepared(test)
-
-
-def _draw(train: Split, size: int, seed: int, where: str) -> Split:
+def _draw(source: Source, size: int, seed: int, where: str) -> Source:
+    train = source.train
     if size > len(train):
-        raise UserError(f"data.train_images={size}, but {where} has only {len(train)} training images")
+        raise UserError(
+            f"data.train_images={size}, but {where} has only {len(train)} training images: set data.train_images to {len(train)} "
+            "or less, or to null for all of them"
+        )
     strata = _strata(train)
     classes = len(np.unique(strata))
     if size < classes:
-        raise UserError(f"data.train_images={size} leaves classes without an image: {where} has {classes} classes")
-    return train.take(splits.balanced(strata, size, seed))
+        raise UserError(
+            f"data.train_images={size} leaves classes without an image: {where} has {classes} classes, so set it to {classes} "
+            "or more, or to null for all images"
+        )
+    drawn = f"{size} of {len(train)} drawn"
+    origins = {**source.origins, "train": ", ".join(filter(None, [source.origins.get("train"), drawn]))}
+    return replace(source, train=train.take(splits.balanced(strata, size, seed)), origins=origins)
+
+
+def _at_size(part: Split, config: DataConfig, where: str) -> Split:
+    """The part at the size and colour asked for."""
+    side = part.images.shape[-1]
+    if config.image_size is None and not 8 <= side <= 512:
+        raise UserError(f"{where}: images of {side} pixel{'s' * (side != 1)}; set data.image_size to a size in 8..512")
+    images = np.ascontiguousarray(set_size(set_channels(part.images, config.image_channels), config.image_size))
+    return Split(images, np.ascontiguousarray(part.labels))

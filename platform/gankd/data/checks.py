@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
-import logging
+import math
+from typing import Protocol
 
 import numpy as np
 
 from gankd.data.dataset import Source, Split
 from gankd.errors import UserError
 
-log = logging.getLogger(__name__)
+
+class Described(Protocol):
+    """What the header of an array says of it, before its content is read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+
+
+def check_headers(images: Described, labels: Described | None, images_at: str, labels_at: str) -> None:
+    """Everything that shape and type can tell, checked before the first byte of an array is read."""
+    check_image_type(images.shape, images.dtype, images_at)
+    check_memory(images.shape, images.dtype, images_at)
+    if labels is not None:
+        check_label_type(labels.shape, labels.dtype, images.shape[0], labels_at)
+
+
+def check_memory(shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
+    """Refuse an array that claims more bytes than this machine has free: a header may say anything."""
+    import psutil
+
+    needed, free = math.prod(shape) * dtype.itemsize, psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"{where} has shape {shape}, which takes {needed / 2**30:.4g} GiB of memory, and {free / 2**30:.4g} GiB are "
+            "free: write fewer images, or smaller ones"
+        )
 
 
 def check_image_type(shape: tuple[int, ...], dtype: np.dtype, where: str) -> None:
@@ -41,20 +69,33 @@ def channels_first(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images)
 
 
+def check_label_type(shape: tuple[int, ...], dtype: np.dtype, count: int, where: str) -> None:
+    """One number for each of `count` images, from shape and dtype alone."""
+    if dtype.kind not in "iuf":
+        raise UserError(
+            f"{where} has type {dtype}, but labels are integers (classes) or floating-point values: of names, "
+            "numpy.unique(names, return_inverse=True) makes class_names and labels"
+        )
+    if shape[:1] != (count,) or math.prod(shape) != count:
+        rows = ": of one-hot rows, .argmax(1) makes labels" if len(shape) == 2 and shape[0] == count else ""
+        raise UserError(f"{where} has shape {shape}, but one label for each of {count} images is needed{rows}")
+
+
 def check_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     """int64 class indices or float32 values, (N,). Integers are classes, floating-point numbers values to regress."""
-    if labels.dtype.kind not in "iuf":
-        raise UserError(f"{where} has type {labels.dtype}, but labels are integers (classes) or floating-point values")
-    if labels.size != count or labels.ndim == 0 or labels.shape[0] != count:
-        raise UserError(f"{where} has shape {labels.shape}, but one label for each of {count} images is needed")
+    check_label_type(labels.shape, labels.dtype, count, where)
     labels = labels.reshape(count)
     if labels.dtype.kind == "f":
-        bad = np.flatnonzero(~np.isfinite(labels))
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+            values = labels.astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             raise UserError(f"{where} holds {bad.size} NaN or infinite labels, the first at index {bad[0]}: remove those images")
-        return labels.astype(np.float32)
+        return values
     if labels.min() < 0:
-        raise UserError(f"{where} holds the class label {labels.min()}: labels count from 0")
+        raise UserError(
+            f"{where} holds the class label {labels.min()}: labels count from 0 (regression labels are floating-point)"
+        )
     if labels.max() > np.iinfo(np.int64).max // 2:
         raise UserError(f"{where} holds the class label {labels.max()}, which is no class index")
     return labels.astype(np.int64)
@@ -68,8 +109,8 @@ def check_part(images: np.ndarray, labels: np.ndarray | None, images_at: str, la
     return Split(channels_first(images), check_labels(labels, len(images), labels_at))
 
 
-def check_source(source: Source, where: str) -> int | None:
-    """Check the parts against each other. Returns the number of classes, or None where the labels are no classes."""
+def check_source(source: Source, where: str) -> None:
+    """Check the parts against each other."""
     train = source.train
     for part in (source.val, source.test):
         if part is None:
@@ -82,26 +123,26 @@ def check_source(source: Source, where: str) -> int | None:
         if part.labels.dtype != train.labels.dtype:
             raise UserError(f"{where}: the parts mix class labels (integers) and regression labels (floating point)")
     if source.unlabelled:
-        return None
+        return
     if len(np.unique(train.labels)) < 2:
         raise UserError(f"{where}: all training labels are {train.labels[0]}; two classes (or values) at least are needed")
-    return check_classes(source, where) if train.labels.dtype == np.int64 else None
+    if train.labels.dtype == np.int64:
+        check_class_labels(source, where)
 
 
-def check_classes(source: Source, where: str) -> int:
-    """Number of classes: as many as there are names, else the largest training label + 1."""
-    present = np.unique(source.train.labels)
-    classes = len(source.class_names) or int(present[-1]) + 1
+def check_class_labels(source: Source, where: str) -> None:
+    """Every label has its name, where there are names, and labels are no numbers to regress in disguise."""
+    names = source.class_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{where}: two classes are named {twice[0]!r}; give every class a name of its own")
     for part in (source.train, source.val, source.test):
-        if part is not None and part.labels.max() >= classes:
-            known = "class names" if source.class_names else "training labels"
-            raise UserError(f"{where}: class label {part.labels.max()} is out of range, the {known} allow 0..{classes - 1}")
-    if classes > len(source.train):
+        if part is not None and names and part.labels.max(initial=0) >= len(names):
+            raise UserError(
+                f"{where}: class label {part.labels.max()} is out of range, the class names allow 0..{len(names) - 1}"
+            )
+    highest = int(source.train.labels.max())
+    if not names and highest > len(source.train):
         raise UserError(
-            f"{where}: class label {present[-1]} would make {classes} classes of {len(source.train)} training images; "
+            f"{where}: class label {highest} would make {highest + 1} classes of {len(source.train)} training images; "
             "number the classes 0, 1, 2, ... (or store regression labels as floating-point values)"
         )
-    missing = np.setdiff1d(np.arange(classes), present)
-    if missing.size:
-        log.warning("%s: %d of %d classes have no training image (e.g. %d)", where, missing.size, classes, missing[0])
-    return classes

@@ -33,14 +33,18 @@ def read_binary(folder: Path) -> Source:
         batches = [file for file in (folder / "train.bin",) if file.is_file()]
     if not batches:
         raise UserError(f"{folder} holds neither data_batch_*.bin (CIFAR-10) nor train.bin (CIFAR-100)")
-    parts = {"train": _records(batches, label_bytes)}
+    parts, found = {"train": _records(batches, label_bytes)}, {"train": _span(batches)}
     if test.is_file():
-        parts["test"] = _records([test], label_bytes)
-    return Source.of_parts(parts, _names(folder / names_file))
+        parts["test"], found["test"] = _records([test], label_bytes), test.name
+    return Source.of_parts(parts, _names(folder / names_file), found=found)
+
+
+def _span(files: Sequence[Path]) -> str:
+    return files[0].name if len(files) == 1 else f"{files[0].name} to {files[-1].name}"
 
 
 def _names(file: Path) -> tuple[str, ...]:
-    return tuple(filter(None, map(str.strip, file.read_text().splitlines()))) if file.is_file() else ()
+    return tuple(filter(None, map(str.strip, file.read_text(errors="replace").splitlines()))) if file.is_file() else ()
 
 
 def _records(files: Iterable[Path], label_bytes: int) -> Split:
@@ -84,7 +88,7 @@ def read_python(folder: Path) -> Source:
         meta, labels, names = folder / "meta", "fine_labels", "fine_label_names"
     parts = {"train": _pickled(batches, labels), "test": _pickled([test], labels)}
     class_names = tuple(map(str, _unpickle(meta).get(names, ()))) if meta.is_file() else ()
-    return Source.of_parts(parts, class_names)
+    return Source.of_parts(parts, class_names, found={"train": _span(batches), "test": test.name})
 
 
 def _pickled(files: Iterable[Path], labels_key: str) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class Source:
         class_names: empty when the source names none.
         label_range: the possible values of a regression label, where they are known beforehand.
         unlabelled: whether the labels are not known, of no part.
+        origins: where each part was found ("from val/"), by the part it serves as; remarks: sentences on what was left out.
     """
 
     train: Split
@@ -56,14 +57,29 @@ class Source:
     label_range: tuple[float, float] | None = None
     groups: Array | None = None
     unlabelled: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def of_parts(cls, parts: Mapping[str, Split], class_names: tuple[str, ...] = (), *, unlabelled: bool = False) -> Source:
-        """From 'train', 'val' and 'test' parts. A lone held-out part is the test part, whatever its name."""
+    def of_parts(
+        cls,
+        parts: Mapping[str, Split],
+        class_names: tuple[str, ...] = (),
+        *,
+        unlabelled: bool = False,
+        found: Mapping[str, str] | None = None,
+        remarks: tuple[str, ...] = (),
+    ) -> Source:
+        """From 'train', 'val' and 'test' parts. A lone held-out part is the test part, whatever its name.
+
+        found: what each part was found as, in the user's own words: a folder, a file, an array.
+        """
+        origins = {part: f"from {place}" for part, place in (found or {}).items()}
         test, val = parts.get("test"), parts.get("val")
         if test is None:
             test, val = val, None
-        return cls(parts["train"], test, val, class_names, unlabelled=unlabelled)
+            origins = {"test" if part == "val" else part: place for part, place in origins.items()}
+        return cls(parts["train"], test, val, class_names, unlabelled=unlabelled, origins=origins, remarks=remarks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +88,13 @@ class DataSet:
 
     Attributes:
         test_part: the test images, or None where they are withheld; read them as `test`.
-        classes: number of classes; None where the labels are no classes, or not known.
+        classes: number of classes, each with a training image; None where the labels are no classes, or not known.
         class_names: one name per class; empty without classes.
         label_unit, label_range: unit and possible values (low, high) of a regression label.
         fingerprint: sha256 (hex) of everything that training and evaluation can see of the set.
         unlabelled: whether the labels are not known; they are zeros then.
+        origins: where each part ("train", "val", "test") came from, in a few words; empty where that goes without saying.
+        remarks: sentences that the user should read once: classes without images, pictures that were left out.
     """
 
     name: str
@@ -89,6 +107,26 @@ class DataSet:
     label_range: tuple[float, float] | None
     fingerprint: str
     unlabelled: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def parts_sentence(self) -> str:
+        """What became of which images, on one line: "data signs: 480 images train (from train/), 53 validation (...), ..."."""
+        said = []
+        for part, title, split in (
+            ("train", " images train", self.train),
+            ("val", " validation", self.val),
+            ("test", " test", self.test_part),
+        ):
+            if split is not None:
+                said.append(f"{len(split)}{title}" + (f" ({self.origins[part]})" if self.origins.get(part) else ""))
+        labels = f"{self.classes} classes"
+        if self.unlabelled:
+            labels = "without labels"
+        elif self.label_range is not None:
+            labels = f"labels from {self.label_range[0]:g} to {self.label_range[1]:g} {self.label_unit}".rstrip()
+        return f"data {self.name}: {', '.join(said)}; {labels}"
 
     @property
     def test(self) -> Split:

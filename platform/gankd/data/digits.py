@@ -12,6 +12,7 @@ from gankd.data.resize import each_picture, set_size
 from gankd.data.splits import cut
 
 TEST_FRACTION, TEST_SEED = 1 / 3, 1797
+ORIGINS = {"test": "a third, always the same"}
 
 # Digits that cannot be taken for a turned copy of themselves or of each other.
 TURNED_DIGITS = (2, 3, 4, 5, 7)
@@ -42,7 +43,7 @@ def read_digits() -> Source:
     """8 x 8 grey images (N, 1, 8, 8) of 10 classes; a third, always the same and stratified, is the test part."""
     digits = _digits()
     rest, held = cut(digits.labels, TEST_FRACTION, TEST_SEED)
-    return Source(digits.take(rest), digits.take(held), class_names=tuple("0123456789"))
+    return Source(digits.take(rest), digits.take(held), class_names=tuple("0123456789"), origins=ORIGINS)
 
 
 def read_digits_angle() -> Source:
@@ -56,7 +57,8 @@ def read_digits_angle() -> Source:
     # One stream for the whole set, drawn before the cut: an angle belongs to its digit, not to the split.
     angles = np.random.Generator(np.random.PCG64(TEST_SEED)).uniform(-MAX_ANGLE, MAX_ANGLE, (len(digits), COPIES))
     train, test = (_turned(digits.images[part], angles[part].astype(np.float32)) for part in (rest, held))
-    return Source(train, test, label_unit="degree", label_range=(-MAX_ANGLE, MAX_ANGLE), groups=np.repeat(rest, COPIES))
+    span, groups = (-MAX_ANGLE, MAX_ANGLE), np.repeat(rest, COPIES)
+    return Source(train, test, label_unit="degree", label_range=span, groups=groups, origins=ORIGINS)
 
 
 def _turned(images: np.ndarray, angles: np.ndarray) -> Split:

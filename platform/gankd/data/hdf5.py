@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gankd.data.arrays import find_pairs
-from gankd.data.checks import channels_first, check_image_type, check_labels
+from gankd.data.checks import channels_first, check_headers, check_image_type, check_labels, check_memory
 from gankd.data.dataset import Source, Split
 from gankd.errors import UserError
 
@@ -32,10 +32,13 @@ def read_hdf5(path: Path) -> Source:
             pairs = find_pairs(set(file), str(path))
             parts = {part: _read_part(file, *keys, path) for part, keys in pairs.items()}
             names = _read_names(file, path)
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} is no readable HDF5 file, perhaps truncated: copy or write it again ({reason})") from None
-    return Source.of_parts(parts, names, unlabelled=pairs["train"][1] is None)
+    found = {part: images for part, (images, _) in pairs.items()}
+    return Source.of_parts(parts, names, unlabelled=pairs["train"][1] is None, found=found)
 
 
 def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
@@ -50,27 +53,28 @@ def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
         raise UserError(f"{path}: {key!r} is a {type(dataset).__name__}, not a dataset")
     if dataset.external or dataset.is_virtual:
         raise UserError(f"{path}: {key!r} keeps its data in other files, only data inside the file is read: copy it in")
+    if dataset.shape is None or (dataset.size and not dataset.id.get_storage_size()):
+        raise UserError(f"{path}: {key!r} holds no data, its place was made and nothing was written to it: write the file again")
     return dataset
 
 
 def _read_part(file: h5py.File, images_key: str, labels_key: str | None, path: Path) -> Split:
     images = _dataset(file, images_key, path)
-    # Everything that shape and dtype can tell is checked before the first byte is read.
-    check_image_type(images.shape, images.dtype, f"{images_key!r} in {path}")
-    if labels_key is None:
-        return Split.unlabelled(channels_first(images[...]))
-    labels = _dataset(file, labels_key, path)
+    labels = None if labels_key is None else _dataset(file, labels_key, path)
     labels_at = f"{labels_key!r} in {path}"
-    if labels.shape[:1] != images.shape[:1]:
-        raise UserError(f"{labels_at} has shape {labels.shape}, but one label for each of {len(images)} images is needed")
+    check_headers(images, labels, f"{images_key!r} in {path}", labels_at)
+    if labels is None:
+        return Split.unlabelled(channels_first(images[...]))
     return Split(channels_first(images[...]), check_labels(np.asarray(labels[...]), len(images), labels_at))
 
 
 def _read_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     if "class_names" not in file:
         return ()
-    names: Any = _dataset(file, "class_names", path)[...]
-    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in np.ravel(names).tolist())
+    dataset = _dataset(file, "class_names", path)
+    check_memory(dataset.shape, dataset.dtype, f"'class_names' in {path}")
+    names: Any = np.ravel(dataset[...]).tolist()
+    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names)
 
 
 def write_hdf5(path: str | os.PathLike[str], images: np.ndarray, labels: np.ndarray, gzip: int | None = None) -> None:

@@ -34,6 +34,8 @@ def write(data: DataSet, folder: Path) -> None:
         "label_range": data.label_range,
         "fingerprint": data.fingerprint,
         "unlabelled": data.unlabelled,
+        "origins": dict(data.origins),
+        "remarks": data.remarks,
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=1))
 
@@ -53,6 +55,8 @@ def read(folder: Path, *, test: bool) -> DataSet:
         label_range=None if span is None else (span[0], span[1]),
         fingerprint=facts["fingerprint"],
         unlabelled=facts["unlabelled"],
+        origins=facts.get("origins", {}),  # absent from sets that were prepared before there were any
+        remarks=tuple(facts.get("remarks", ())),
     )
 
 

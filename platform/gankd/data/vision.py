@@ -16,19 +16,21 @@ from gankd.errors import UserError
 DEFAULT_ROOT = "~/.cache/gankd/data"
 
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
-# name: (archive of the binary version, its md5, folder in it, folder of the Python version)
+# name: (archive of the binary version, its md5, folder in it, folder of the Python version, first file but for its `.bin`)
 _CIFAR = {
     "cifar10": (
         "cifar-10-binary.tar.gz",
         "c32a1d4ab5d03f1284b67883e8d87530",
         "cifar-10-batches-bin",
         "cifar-10-batches-py",
+        "data_batch_1",
     ),
     "cifar100": (
         "cifar-100-binary.tar.gz",
         "03b5dce01913d631647c71ecec9e9cb8",
         "cifar-100-binary",
         "cifar-100-python",
+        "train",
     ),
 }
 _MNIST = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
@@ -48,32 +50,39 @@ def read_vision(name: str, path: str | None, download: bool) -> Source:
 
 
 def _missing(name: str, root: Path, wanted: str) -> UserError:
+    what = "is no folder but a file, unpack it first" if root.is_file() else f"wanted: {wanted}"
     return UserError(
-        f"data set {name!r} is not in {root} (wanted: {wanted}); "
-        "set data.download=true to fetch it, or data.path to the folder that has it"
+        f"data set {name!r} is not in {root} ({what}); set data.download=true to fetch it, or data.path to the folder that has it"
     )
 
 
 def _read_cifar(name: str, root: Path, download: bool) -> Source:
-    archive, md5, binary, python = _CIFAR[name]
-    if (root / python).is_dir() and not (root / binary).is_dir():
-        return cifar.read_python(root / python)
-    if not (root / binary).is_dir():
-        if not download:
-            raise _missing(name, root, f"{binary}/ or {python}/")
-        from torchvision.datasets.utils import download_and_extract_archive
+    archive, md5, binary, python, first = _CIFAR[name]
+    for folder, file, read in (  # also where the folder of the files itself is given
+        (root / binary, f"{first}.bin", cifar.read_binary),
+        (root / python, first, cifar.read_python),
+        (root, f"{first}.bin", cifar.read_binary),
+        (root, first, cifar.read_python),
+    ):
+        if (folder / file).is_file():
+            return read(folder)
+    if not download:
+        raise _missing(name, root, f"{binary}/ or {python}/")
+    from torchvision.datasets.utils import download_and_extract_archive
 
-        download_and_extract_archive(_CIFAR_URL + archive, str(root), md5=md5)
+    download_and_extract_archive(_CIFAR_URL + archive, str(root), md5=md5)
     return cifar.read_binary(root / binary)
 
 
 def _read_mnist(name: str, root: Path, download: bool) -> Source:
-    folder = root / _MNIST[name] / "raw"
-    if idx.find(folder, "train-images-idx3-ubyte") is None:
-        if not download:
-            raise _missing(name, root, f"{_MNIST[name]}/raw/train-images-idx3-ubyte and its companions, plain or .gz")
-        _download_mnist(_MNIST[name], folder)
-    return idx.read_idx(folder)
+    usual = root / _MNIST[name] / "raw"
+    for folder in (usual, root / "raw", root):  # also where the folder of the files itself is given
+        if idx.find(folder, "train-images-idx3-ubyte"):
+            return idx.read_idx(folder)
+    if not download:
+        raise _missing(name, root, f"{_MNIST[name]}/raw/train-images-idx3-ubyte and its companions, plain or .gz")
+    _download_mnist(_MNIST[name], usual)
+    return idx.read_idx(usual)
 
 
 def _download_mnist(torchvision_name: str, folder: Path) -> None:
@@ -96,11 +105,18 @@ def _read_torchvision(name: str, root: Path, download: bool) -> Source:
     from torchvision import datasets
 
     kind = {"svhn": datasets.SVHN, "stl10": datasets.STL10}[name]
+    if name == "stl10" and root.name == "stl10_binary":  # the folder of the files itself
+        root = root.parent
+    wanted = {"svhn": "train_32x32.mat and test_32x32.mat", "stl10": "stl10_binary/"}[name]
     try:
         sets = {split: kind(str(root), split=split, download=download) for split in ("train", "test")}
+    except (URLError, TimeoutError, ConnectionError):
+        raise
     except (RuntimeError, FileNotFoundError):  # "not found or corrupted"
-        wanted = {"svhn": "train_32x32.mat and test_32x32.mat", "stl10": "stl10_binary/"}[name]
         raise _missing(name, root, wanted) from None
+    except Exception as error:  # a damaged file can raise nearly anything
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name} in {root} cannot be read ({reason}); fetch {wanted} again") from None
     parts = {
         split: check_part(part.data, part.labels, f"{name} {split} images", f"{name} {split} labels")
         for split, part in sets.items()

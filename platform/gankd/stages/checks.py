@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 from gankd.config import Section, nearest
 from gankd.data import DataSet
@@ -14,7 +15,13 @@ GAN_SIZES = {"biggan": (8, 16, 32, 64, 128, 256), "biggan_deep": (32, 64, 128, 2
 
 
 def check_classifier(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
-    """The network exists, and the checkpoint, if one is given, fits it and the data's labels, which are known."""
+    """The network exists, the batch fits, and the checkpoint, if one is given, fits it and the data's labels, which are known."""
+    check_network(name, cfg, data)
+    check_batch(name, cfg, data)
+
+
+def check_network(name: str, cfg: ClassifierConfig, data: DataSet) -> None:
+    """As `check_classifier`, whatever it is trained by."""
     check_labelled(name, cfg, data)
     if cfg.network not in CLASSIFIERS:
         raise UserError(
@@ -48,7 +55,11 @@ def check_classes(name: str, cfg: Section, data: DataSet) -> None:
     """The data has classes, not numbers, as labels."""
     check_labelled(name, cfg, data)
     if data.classes is None:
-        raise UserError(f"stage {name!r} needs class labels, but data set {data.name!r} has labels in {data.label_unit}")
+        what = f"labels in {data.label_unit}" if data.label_unit else "floating-point labels"
+        raise UserError(
+            f"stage {name!r} needs class labels, but data set {data.name!r} has {what}: store them as integers "
+            "(labels.astype('int64')) if they are classes, or take a set of classes"
+        )
 
 
 def check_labelled(name: str, cfg: Section, data: DataSet) -> None:
@@ -58,6 +69,30 @@ def check_labelled(name: str, cfg: Section, data: DataSet) -> None:
             f"stage {name!r} needs labels, but data set {data.name!r} has none: add them (arrays `labels_train`, ..., or a "
             "folder per class)"
         )
+
+
+class LargeBatch(UserError):
+    """A batch of more images than there are to train on; a sweep collects those of all stages."""
+
+    def __init__(self, knob: str, batch: int, data: DataSet) -> None:
+        self.assignment = f"{knob} = {batch}"
+        super().__init__(batches_sentence([self.assignment], data))
+
+
+def batches_sentence(assignments: Collection[str], data: DataSet) -> str:
+    """What is wrong with such batches, "teacher.batch = 500", and what to do."""
+    many = len(assignments) > 1
+    return (
+        f"knob{'s' * many} {', '.join(assignments)} {'are' if many else 'is'} more than the {len(data.train)} training images of "
+        f"data set {data.name!r}: set {'them' if many else 'it'} to {len(data.train)} or less"
+    )
+
+
+def check_batch(name: str, cfg: Section, data: DataSet, **reads: Section) -> None:
+    """A batch holds no more images than there are to train on, where something is trained."""
+    batch: int = getattr(cfg, "batch")  # noqa: B009
+    if batch > len(data.train) and not getattr(cfg, "checkpoint", None):
+        raise LargeBatch(f"{name}.batch", batch, data)
 
 
 def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
@@ -76,6 +111,7 @@ def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
         raise UserError(f"knob '{name}.attention' cannot have {wrong[0]}: at {data.image_size} px there are maps of {maps} px")
     if cfg.ema_start >= cfg.steps:
         raise UserError(f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}")
+    check_batch(name, cfg, data)
 
 
 def check_quality(name: str, cfg: QualityConfig, data: DataSet) -> None:

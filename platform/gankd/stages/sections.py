@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from gankd.config import Section, knob
 from gankd.errors import UserError
 
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("no entry may stand twice")
+    return values
+
+
+def _increasing(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if any(one >= other for one, other in pairwise(values)):
+        raise ValueError("each entry must be larger than the one before")
+    return values
+
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+Milestones = Annotated[tuple[Fraction, ...], Field(max_length=100), AfterValidator(_increasing)]
+Distinct = AfterValidator(_distinct)
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -20,7 +37,7 @@ class ClassifierConfig(Section):
     network: str = knob("small_cnn", "network by name (`gankd.models.CLASSIFIERS`)", origin="ours")
     width: int = knob(0, "width of `small_cnn`; 0 for networks without one", unit="channels", origin="ours", ge=0, le=512)
     checkpoint: str | None = knob(None, "file with weights to use in place of training", unit="path", origin="ours")
-    normalisation: tuple[tuple[float, ...], tuple[Positive, ...]] | None = knob(
+    normalisation: tuple[tuple[Mean, ...], tuple[Deviation, ...]] | None = knob(
         None, "mean and std per channel that the checkpoint's network expects, for pixels in 0..1", origin="ours"
     )
     norm: Literal["batch", "group", "none"] = knob("batch", "normalisation layers of `small_cnn`", origin="ours")
@@ -35,7 +52,7 @@ class ClassifierConfig(Section):
     momentum: float = knob(0.9, "momentum of SGD", origin="RepDistiller script", ge=0, lt=1)
     weight_decay: float = knob(5e-4, "weight decay", origin="RepDistiller script", ge=0, lt=1)
     schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate", origin="RepDistiller script")
-    milestones: tuple[Fraction, ...] = knob(
+    milestones: Milestones = knob(
         (0.625, 0.75, 0.875),
         "where multistep multiplies the rate by 0.1",
         unit="share of the training",
@@ -66,7 +83,9 @@ class GanNetworkConfig(Section):
         le=1024,
     )
     hierarchical: bool = knob(False, "give every block a chunk of the latent", origin="BigGAN CIFAR script")
-    attention: tuple[int, ...] = knob((), "resolutions with self-attention", unit="pixels", origin="BigGAN CIFAR script")
+    attention: Annotated[tuple[int, ...], Distinct] = knob(
+        (), "resolutions with self-attention", unit="pixels", origin="BigGAN CIFAR script"
+    )
     init: Literal["N02", "ortho", "xavier"] = knob("N02", "weight initialisation", origin="BigGAN CIFAR script")
     sn_eps: float = knob(1e-8, "epsilon of spectral normalisation", origin="BigGAN CIFAR script", gt=0, lt=1)
     bn_eps: float = knob(1e-5, "epsilon of batch normalisation", origin="BigGAN", gt=0, lt=1)
@@ -93,7 +112,7 @@ class GanTrainingConfig(Section):
         1000, "steps before which the average is the live generator", unit="steps", origin="BigGAN CIFAR script", ge=0
     )
     orthogonal: float = knob(0.0, "strength of modified orthogonal regularisation", origin="BigGAN scripts", ge=0, lt=1)
-    diffaugment: tuple[Literal["color", "translation", "cutout"], ...] = knob(
+    diffaugment: Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct] = knob(
         ("color", "translation", "cutout"), "differentiable augmentation of what D sees", origin="cGAN-KD CIFAR-100"
     )
     flip: bool = knob(True, "random horizontal flips of real images", origin="cGAN-KD CIFAR-100")
@@ -136,7 +155,7 @@ class QualityConfig(Section):
     """Measuring a generator on the validation part, in the features of a classifier, and of one more extractor if asked for."""
 
     images: int = knob(2000, "generated images", unit="images", origin="ours", ge=10, le=1_000_000)
-    batch: int = knob(500, "images at a time", unit="images", origin="ours", ge=1)
+    batch: int = knob(500, "images at a time", unit="images", origin="ours", ge=1, le=100_000)
     labels: Literal["real", "uniform"] = knob(
         "real", "classes of the generated images: in the real images' proportions, or equally often", origin="ours"
     )

@@ -50,6 +50,9 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
             # Ray starts when something has to run; a sweep whose results are all known ends without it.
             cluster = cache(partial(_start_ray, sweep, address, stack))
             console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
+            data = load(sweep.config.data)
+            for sentence in (data.parts_sentence, *data.remarks):
+                console.print(sentence, markup=False)
             announce(sweep, console)
             for sentence in remarks(sweep, this_machine=not address):
                 console.print(sentence)

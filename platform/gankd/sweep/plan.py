@@ -111,6 +111,7 @@ def trial_name(knobs: Mapping[str, Any]) -> str:
 def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Sweep:
     """Check names, knobs, space, data and storage. Raises UserError for whatever is wrong."""
     from gankd.data import load
+    from gankd.stages.checks import LargeBatch, batches_sentence
 
     method = find_method(request.method)
     source = f"preset {shortened(request.preset)}"
@@ -143,11 +144,17 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     _check_unchanged(request, sweep.name, made_from)
     check_metric(sweep.space, method, config, data)
     check_shares(sweep)
+    too_large: list[str] = []  # every batch at once, for a small set is too small for all
     for variant in [config, *others]:
         for stage in method.stages:
             seen, seen_first = [(c.data, stage.config(c), stage.further(c)) for c in (variant, config)]
             if stage.check and (variant is config or seen != seen_first):
-                named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
+                try:
+                    named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
+                except LargeBatch as error:
+                    too_large.append(error.assignment)
+        if too_large:
+            raise UserError(batches_sentence(dict.fromkeys(too_large), load(variant.data)))
     request = sweep.request.model_copy(update={"made_from": made_from})
     return replace(sweep, request=request, fingerprint=data.fingerprint, dataset=data.name)
 

@@ -38,6 +38,13 @@ def finished_sweeps(uri: str, dataset: str) -> list[FinishedSweep]:
         return [_finished(run) for run in client.search_runs(experiments, query, max_results=1000)]
 
 
+def tracked_datasets(uri: str) -> list[str]:
+    """What the data sets of all experiments are called, sorted. Raises UserError when the store cannot be reached."""
+    with answering(uri):
+        names = {experiment.name.partition("/")[2] for experiment in mlflow_client(uri).search_experiments()}
+    return sorted(names - {""})
+
+
 def _finished(run: Any) -> FinishedSweep:
     tags = run.data.tags
     start = "gankd.comparable."
