@@ -14,8 +14,9 @@ from gankd.errors import UserError
 from gankd.models.classifier_import import load_checkpoint
 from methods.rgal import losses
 from methods.rgal.checks import block_count
+from methods.rgal.contrast import batch_norms, instance_features, instance_layers, width_of_input
 from methods.rgal.networks import InversionGenerator
-from methods.rgal.synthesis import statistics_tap
+from methods.rgal.synthesis import input_tap
 from tests.methods.rgal_fixtures import CIFAR10, CIFAR100, FIXTURES, arrays, fill, filled, texts, wrn_keys
 
 NETWORKS = arrays("networks")
@@ -44,7 +45,7 @@ def network(case: str) -> Any:
 @torch.no_grad()
 def test_outputs_match_the_reference(case: str) -> None:
     built = network(case)
-    with statistics_tap(built) as tapped:
+    with input_tap(batch_norms(built)) as tapped:
         logits, features, blocks = built.outputs(IMAGES)
     torch.testing.assert_close(logits, NETWORKS[f"{case}_logits"], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(features, NETWORKS[f"{case}_features"], rtol=1e-3, atol=1e-4)
@@ -112,9 +113,42 @@ def test_every_classifier_gives_its_blocks(name: str, size: int) -> None:
         assert all(maps.dim() == 4 for maps in blocks)
 
 
+# The specification's table: every batch norm layer's channels; of a ResNet-34 the inputs of its four stages.
+INSTANCE_WIDTHS = {
+    "wrn_16_1": 464, "wrn_16_2": 912, "wrn_40_1": 1360, "wrn_40_2": 2704, "ResNet18": 4800, "ResNet34": 64 + 64 + 128 + 256,
+    "vgg8": 1472, "vgg11": 2752, "vgg13": 2944, "resnet8x4": 1376, "resnet32x4": 4960,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("normalisation", [None, CIFAR10], ids=["bare", "normalised"])
+@pytest.mark.parametrize("name", INSTANCE_WIDTHS)
+def test_an_instance_feature_is_as_wide_as_specified(name: str, normalisation: Any) -> None:
+    with torch.device("meta"):
+        built = models.build(name, classes=10, **({"normalisation": normalisation} if normalisation else {})).eval()
+        layers = instance_layers(built)
+        with input_tap(layers) as tapped:
+            built(torch.empty(2, 3, 32, 32))
+        assert instance_features([maps for _, maps in tapped]).shape == (2, INSTANCE_WIDTHS[name])
+    assert sum(map(width_of_input, layers)) == INSTANCE_WIDTHS[name]
+
+
+@torch.no_grad()
+def test_an_instance_feature_of_a_resnet34_is_made_of_what_goes_into_its_stages() -> None:
+    built = network("resnet34_cifar10")
+    with input_tap(instance_layers(built)) as tapped:
+        blocks = built.outputs(IMAGES)[2]
+    found = instance_features([maps for _, maps in tapped])
+    assert found.shape == (len(IMAGES), 512)
+    after_first = torch.cat([maps.mean((2, 3)) for maps in blocks[:3]], 1)  # the last stage's output is no input of any
+    torch.testing.assert_close(found[:, 64:], after_first)
+    with input_tap(batch_norms(built)) as norms:
+        built(IMAGES)
+    assert len(norms) == 36
+
+
 def test_the_taps_are_gone_afterwards() -> None:
     built = models.build("small_cnn", classes=3, image_size=8)
-    with statistics_tap(built) as tapped:
+    with input_tap(batch_norms(built)) as tapped:
         built(torch.zeros(2, 3, 8, 8))
     assert len(tapped) == 3
     built(torch.zeros(2, 3, 8, 8))

@@ -261,6 +261,24 @@ def test_the_relation_term_works_in_the_papers_direction(tmp_path: Path, data: D
     assert negative["adversarial"] < negative["off"] < negative["cooperative"], negative
 
 
+def test_the_contrast_of_a_resnet34_has_512_numbers_an_image_and_the_statistics_term_all_its_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = models.build("ResNet34", classes=10, image_channels=1, image_size=8).eval().requires_grad_(False)
+    student = models.build("small_cnn", classes=10, image_channels=1, image_size=8, width=4).eval().requires_grad_(False)
+    knobs = {"batch": 6, "nz": 4, "ngf": 4, "bank": 12, "head": 8, "precision": "fp32", "triplet": 0}
+    found = {}
+    for cr in (0.0, 0.5):
+        cfg = SynthesisConfig(cr=cr, **knobs)  # type: ignore[arg-type]
+        synthesis = Synthesis(context(tmp_path / str(cr)), cfg, teacher, student, channels=1, size=8, classes=10)
+        rng = torch.Generator().manual_seed(0)
+        synthesis.begin(rng)
+        found[cr] = synthesis.step(rng)
+    torch.testing.assert_close(found[0.5]["loss_bn"], found[0.0]["loss_bn"])
+    assert synthesis.contrast is not None
+    assert synthesis.contrast.bank.shape == (12, 2 * 512)
+    assert bool(found[0.5]["loss_cr"].isfinite())
+
+
 def test_the_teacher_gate(tmp_path: Path, data: DataSet, teacher: Any) -> None:
     ctx = context(tmp_path)
     assert check_teacher(ctx, teacher, data, None) > 20
