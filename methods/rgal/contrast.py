@@ -8,11 +8,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gankd.models.classifier import OwnNormalisation
 from methods.rgal.losses import contrastive_loss
+
+RESNET34_STAGES = ("layer1", "layer2", "layer3", "layer4")
+
+
+def batch_norms(network: nn.Module) -> list[nn.Module]:
+    """All batch norm layers, shortcuts' too."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def instance_layers(teacher: Any) -> list[nn.Module]:
+    """The layers whose inputs make an instance feature, as CMI's code has them: the batch norm layers; of a ResNet-34 its stages.
+
+    Those are 64 + 64 + 128 + 256 = 512 channels in place of 8,512, and the last stage's output is not among them.
+    """
+    if teacher.recipe["name"] != "ResNet34":
+        return batch_norms(teacher)
+    network = teacher.network if isinstance(teacher, OwnNormalisation) else teacher
+    return [network.get_submodule(stage) for stage in RESNET34_STAGES]
+
+
+def width_of_input(layer: Any) -> int:
+    """Channels of what an instance layer is given."""
+    width: int = layer.num_features if isinstance(layer, nn.BatchNorm2d) else layer[0].conv1.in_channels
+    return width
 
 
 def instance_features(maps: list[Tensor]) -> Tensor:
-    """What flows into the teacher's batch norm layers, each averaged over space, side by side: (N, sum of channels)."""
+    """What flows into the instance layers, each averaged over space, side by side: (N, sum of channels)."""
     return torch.cat([m.float().mean((2, 3)) for m in maps], dim=1)
 
 

@@ -6,7 +6,7 @@ total = bn L_bn + oh L_oh + adv L_adv + triplet L_rel (+ balance, act; + cr L_cr
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from gankd.data.views import viewed
 from gankd.engine import autocast, update
 from methods.rgal import losses
 from methods.rgal.config import SynthesisConfig
-from methods.rgal.contrast import Contrast, instance_features
+from methods.rgal.contrast import Contrast, batch_norms, instance_features, instance_layers, width_of_input
 from methods.rgal.networks import InversionGenerator
 from methods.rgal.relations import (
     DISTANCE_WEIGHTED,
@@ -62,15 +62,13 @@ def draw_labels(cfg: SynthesisConfig, classes: int, rng: torch.Generator) -> Ten
 
 
 @contextlib.contextmanager
-def statistics_tap(network: nn.Module) -> Iterator[list[tuple[nn.BatchNorm2d, Tensor]]]:
-    """Collects (layer, what it is given) of every batch norm layer while it lasts, in the order they run."""
-    seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
+def input_tap(layers: Iterable[nn.Module]) -> Iterator[list[tuple[nn.Module, Tensor]]]:
+    """Collects (layer, what it is given) of different layers of a network while it lasts, in the order they run."""
+    seen: list[tuple[nn.Module, Tensor]] = []
 
     def look(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        assert isinstance(layer, nn.BatchNorm2d)
         seen.append((layer, inputs[0]))
 
-    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     handles = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
         yield seen
@@ -97,9 +95,10 @@ class Synthesis:
             {"params": [self.inversion.z], "lr": cfg.lr_z},
         ]
         self.trained: list[nn.Module] = [self.inversion]
+        self.norms, self.instance_layers = batch_norms(teacher), instance_layers(teacher) if cfg.cr else []
         self.contrast: Contrast | None = None
         if cfg.cr:
-            dim = sum(module.num_features for module in teacher.modules() if isinstance(module, nn.BatchNorm2d))
+            dim = sum(map(width_of_input, self.instance_layers))
             self.contrast = Contrast(dim, cfg.head, cfg.bank, cfg.batch).to(ctx.device)
             self.trained.append(self.contrast.head)
             groups.append({"params": list(self.contrast.head.parameters()), "lr": cfg.lr_g, "betas": (0.9, 0.999)})
@@ -151,17 +150,17 @@ class Synthesis:
         }
 
     def terms(self, view: Tensor, rng: torch.Generator, negatives: Tensor | None) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The weighted terms by the name of their weight, further figures, and what flowed into the batch norm layers."""
+        """The weighted terms by the name of their weight, further figures, and what flowed into the instance layers."""
         cfg, labels = self.cfg, self.inversion.labels[self.rows]
         view = view.contiguous(memory_format=torch.channels_last)
         needs_student = cfg.adv > 0 or (cfg.relates and cfg.triplet_target == "student")
-        with autocast(self.ctx.device, cfg.precision), statistics_tap(self.teacher) as tapped:
+        with autocast(self.ctx.device, cfg.precision), input_tap({*self.norms, *self.instance_layers}) as tapped:
             teacher = self.teacher.outputs(view)
             student = self.student.outputs(view) if needs_student else None
         terms: dict[str, Tensor] = {}
         if cfg.bn:
-            statistics = [(m, layer.running_mean, layer.running_var) for layer, m in tapped]
-            terms["bn"] = torch.stack([losses.statistics_loss(m, mean, var) for m, mean, var in statistics]).sum()  # type: ignore[arg-type]
+            norms = [(layer, m) for layer, m in tapped if isinstance(layer, nn.BatchNorm2d)]
+            terms["bn"] = torch.stack([losses.statistics_loss(m, n.running_mean, n.running_var) for n, m in norms]).sum()  # type: ignore[arg-type]
         if cfg.oh:
             terms["oh"] = losses.one_hot_loss(teacher[0], labels)
         if cfg.adv and student:
@@ -174,7 +173,7 @@ class Synthesis:
             related = self.relation(teacher, student if student and cfg.triplet_target == "student" else teacher, rng, negatives)
             terms |= {"triplet": related.loss, "same_class_distance": related.same, "negative_distance": related.different}
             terms["triplets"] = related.triplets
-        return terms, [m for _, m in tapped]
+        return terms, [m for layer, m in tapped if layer in self.instance_layers]
 
     def relation(self, teacher: Any, target: Any, rng: torch.Generator, negatives: Tensor | None) -> Relation:
         """L_rel: labels and distances of the teacher, embeddings of the target."""
@@ -192,7 +191,7 @@ class Synthesis:
         assert self.contrast is not None
         cfg = self.cfg
         view = viewed(self.local_view, images, rng, self.rows, cfg.batch).contiguous(memory_format=torch.channels_last)
-        with autocast(self.ctx.device, cfg.precision), statistics_tap(self.teacher) as tapped:
+        with autocast(self.ctx.device, cfg.precision), input_tap(self.instance_layers) as tapped:
             self.teacher(view)
         local, other = instance_features([m for _, m in tapped]), instance_features(maps)
         loss = self.contrast.loss(local, other, self.contrast.remembered(cfg.negatives, rng), cfg.cr_T)

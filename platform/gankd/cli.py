@@ -135,7 +135,7 @@ def show(method: str, preset: str, assignments: tuple[str, ...]) -> None:
 @click.argument("model")
 @click.option("--out", default="grid.png", show_default=True, type=click.Path(dir_okay=False))
 @click.option("--per-class", default=8, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
 def sample(model: str, out: str, per_class: int, seed: int) -> None:
     """Images from a registered generator, e.g. digits-generator@champion."""
     from gankd.commands.sample import write_samples

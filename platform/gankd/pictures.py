@@ -5,12 +5,39 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gankd.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SIDE = 640  # pixels; small images are enlarged to about this width
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError when no picture can be written to `path`, for its ending or its place."""
+    from PIL import Image
+
+    formats = {suffix: name for suffix, name in Image.registered_extensions().items() if name in Image.SAVE}
+    try:
+        for mode in ("L", "RGB"):
+            Image.new(mode, (8, 8)).save(io.BytesIO(), formats[path.suffix.lower()])
+    except (KeyError, OSError, ValueError) as error:
+        raise UserError(
+            f"--out {str(path)!r} has an ending with which no picture can be written; choose one of .png, .jpg, .webp, .tiff"
+        ) from error
+    if not path.parent.is_dir():
+        raise UserError(f"the folder of --out {str(path)!r} does not exist; make it, or choose another one")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            path.open("xb").close()
+            path.unlink()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out {str(path)!r} cannot be written ({error}); choose another file") from error
 
 
 def sample_grid(images: Tensor, columns: int) -> Any:

@@ -77,7 +77,10 @@ def test_label_error_is_the_cross_entropy() -> None:
     assert label_errors(logits, torch.arange(3)).tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("percent", [90, 50])
+PERCENTS = sorted(int(key[1:].partition("_")[0]) for key in fixture("filter_classification") if key.endswith("_cutoff"))
+
+
+@pytest.mark.parametrize("percent", PERCENTS)
 def test_reference_filter_of_a_class(percent: int) -> None:
     values = fixture("filter_classification")
     label = int(values["assigned_label"])
@@ -107,35 +110,37 @@ class RecordedSource:
         return batch.view(n, 1, 1, 1)
 
 
-def teacher(images: torch.Tensor) -> torch.Tensor:
-    """Logits for which the cross-entropy at class 3 is the pixel; the arg max is 3 below log 2, else 1."""
+def teacher(images: torch.Tensor, label: int = 3) -> torch.Tensor:
+    """Logits for which the cross-entropy at class `label` is the pixel; the arg max is that class below log 2, else another."""
     share = torch.exp(-images.flatten().double())
-    probabilities = torch.full((len(images), CLASSES), 1e-300, dtype=torch.float64)
-    probabilities[:, 1], probabilities[:, 3] = 1 - share, share
+    probabilities = torch.full((len(images), max(CLASSES, label + 1)), 1e-300, dtype=torch.float64)
+    probabilities[:, 0 if label == 1 else 1], probabilities[:, label] = 1 - share, share
     return probabilities.clamp(min=1e-300).log()
 
 
-def teacher_filter(sample, quantile: float, teacher=teacher, **knobs) -> TeacherFilter:
-    return TeacherFilter(SamplesConfig(filter_quantile=quantile, **knobs), 3, sample, teacher)
+def teacher_filter(sample, quantile: float, teacher=teacher, label: int = 3, **knobs) -> TeacherFilter:
+    return TeacherFilter(SamplesConfig(filter_quantile=quantile, **knobs), label, sample, teacher)
 
 
 def test_reference_loop_asks_for_half_until_enough_are_kept() -> None:
     values = fixture("final_sampler_loop")
-    n = int(values["nfake"])
+    n, label = int(values["nfake"]), int(values["labels_out"][0])
     burn_in, *sizes = values["requested_sizes_in_order"].tolist()
-    batches = [torch.linspace(0.1, 1, burn_in)]
+    batches, kept = [torch.linspace(0.1, 1, burn_in)], 0
     for size, fraction in zip(sizes, values["keep_fractions"].tolist()[: len(sizes)], strict=True):
         errors = torch.full((size,), 4.0)
         errors[: round(fraction * size)] = 0.05
+        kept += round(fraction * size)
         batches.append(errors)
     source = RecordedSource(*batches)
-    used = teacher_filter(source, 0.9, filter_burn_in=burn_in, max_draws=10, reference_compat=True)
+    knobs = {"filter_burn_in": burn_in, "max_draws": len(sizes) + 1, "reference_compat": True}
+    used = teacher_filter(source, 0.9, lambda images: teacher(images, label), label, **knobs)
     images, labels = used.sample(n)
     assert source.sizes == values["requested_sizes_in_order"].tolist()
     assert len(source.sizes) - 1 == int(values["filter_calls"])
     assert len(images) == int(values["n_out"])
     assert labels.tolist() == values["labels_out"].tolist()
-    assert (used.seen, used.kept) == (40, 25)
+    assert (used.seen, used.kept) == (sum(sizes), kept)
 
 
 def uniform_errors(seed: int = 0):

@@ -47,7 +47,10 @@ def test_logits_follow_from_the_feature() -> None:
 
 def reference_network(output: str) -> tuple[DensityRatio, dict[str, np.ndarray]]:
     values = fixture("cdr_mlp_class")
-    network = DensityRatio(feature_dim=10, classes=5, widths=(64, 32), output=output).eval()
+    layers = {key: value for key, value in values.items() if key.startswith("w_main_") and value.ndim == 2}
+    *widths, _ = (len(layers[key]) for key in sorted(layers, key=lambda key: int(key.split("_")[2])))
+    sizes = {"feature_dim": values["x_feature"].shape[1], "classes": len(values["w_label_emb_weight"])}
+    network = DensityRatio(**sizes, widths=tuple(widths), output=output).eval()
     state = {"embedding.weight": values["w_label_emb_weight"]}
     for key in values:
         if key.startswith("w_main_"):
@@ -61,14 +64,15 @@ def test_network_gives_the_reference_ratios() -> None:
     network, values = reference_network("relu")
     with torch.no_grad():
         ratios = network(torch.from_numpy(values["x_feature"]), torch.from_numpy(values["label"]))
-    assert ratios.shape == (6,)
+    assert ratios.shape == values["label"].shape
     np.testing.assert_allclose(ratios, values["out"][:, 0], rtol=1e-4, atol=1e-6)
 
 
 def test_softplus_output_is_positive_and_keeps_its_gradient_where_relu_is_dead() -> None:
     for output, alive in (("relu", False), ("softplus", True)):
         network, values = reference_network(output)
-        torch.nn.init.constant_(network.layers[-1].bias, -5.0)
+        with torch.no_grad():  # below 0 for every row
+            network.layers[-1].bias -= float(values["out"].max()) + 5
         ratios = network(torch.from_numpy(values["x_feature"]), torch.from_numpy(values["label"]))
         softplus_ratio_loss(ratios, ratios).backward()
         assert bool((ratios > 0).all()) is alive

@@ -192,8 +192,8 @@ def test_reference_loop_over_recorded_batches(monkeypatch: pytest.MonkeyPatch) -
     burn_in = values["burnin_ratios"]
     ratio_of = dict(zip(values["image_ids"].ravel().tolist(), values["batch_ratios"].ravel().tolist(), strict=True))
     ratio_of |= dict(zip(range(-len(burn_in), 0), burn_in.tolist(), strict=True))
-    # The burn-in of ten comes in two pieces, as the batch holds eight.
-    pieces = [torch.arange(-len(burn_in), 0)[:batch], torch.arange(-len(burn_in), 0)[batch:]]
+    # The burn-in comes in pieces of a batch at most.
+    pieces = [*torch.arange(-len(burn_in), 0).split(batch)]
     pieces += [torch.from_numpy(ids) for ids in values["image_ids"]]
     supply, numbers = iter(pieces), iter(torch.from_numpy(values["uniforms"]))
     masks: list[torch.Tensor] = []

@@ -23,12 +23,15 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("nfake", [205, 100, 1_000_000_000])
+NFAKES = sorted(int(key[1:].partition("_")[0]) for key in fixture("nfake_selection") if key.endswith("_total_train"))
+
+
+@pytest.mark.parametrize("nfake", NFAKES)
 def test_reference_choice_of_nfake(nfake: int) -> None:
     values = fixture("nfake_selection")
-    labels = torch.from_numpy(values["fake_labels"])
-    index = select_per_class(labels, nfake, 100, seeded(), reference_compat=True)
-    counts = torch.bincount(labels[index], minlength=100)
+    labels, classes = torch.from_numpy(values["fake_labels"]), len(values[f"n{nfake}_count_per_class"])
+    index = select_per_class(labels, nfake, classes, seeded(), reference_compat=True)
+    counts = torch.bincount(labels[index], minlength=classes)
     assert counts.tolist() == values[f"n{nfake}_count_per_class"].tolist()
     assert len(index) + len(values["real_labels"]) == int(values[f"n{nfake}_total_train"])
 

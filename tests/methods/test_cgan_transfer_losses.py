@@ -21,11 +21,16 @@ def test_worked_example() -> None:
     torch.testing.assert_close(residual_l2([torch.tensor([[0.05, -0.05]])]), torch.tensor(0.0025))
 
 
+def numbered(arrays: dict[str, torch.Tensor], name: str) -> list[torch.Tensor]:
+    """The arrays `name`/0, `name`/1, ..., as leaves."""
+    there = sum(key.startswith(f"{name}/") for key in arrays)
+    return [arrays[f"{name}/{i}"].requires_grad_() for i in range(there)]
+
+
 def test_values_and_gradients_of_the_authors_code() -> None:
     with np.load(FIXTURE, allow_pickle=False) as arrays:
         expected = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    comb = [expected[f"comb/{i}"].requires_grad_() for i in range(4)]
-    res = [expected[f"res/{i}"].requires_grad_() for i in range(2)]
+    comb, res = (numbered(expected, name) for name in ("comb", "res"))
     l1, l2 = combination_l1(comb), residual_l2(res)
     adversarial = hinge_generator(expected["dis_fake"])
     close = torch.testing.assert_close

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from gankd.config import build_config, preset_names, read_preset
 from gankd.data import DataConfig, DataSet, Split, load
 from gankd.errors import UserError
+from gankd.models import build
+from gankd.models.checkpoint_file import Checkpoint
 from gankd.naming import stage_keys
 from gankd.registry import find_method
 from gankd.stages.quality import of_classes
 from gankd.stages.sections import QualityConfig
 from methods.cgan_transfer.checks import check_bn, check_transfer
 from methods.cgan_transfer.config import BnConfig, CganTransferConfig, FtConfig, PretrainConfig, TaskConfig, TrainingConfig
+from methods.cgan_transfer.importing import import_networks
 from methods.cgan_transfer.task import class_numbers, few, new_images, old_and_new, renumbered
 
 METHOD = find_method("cgan_transfer")
@@ -146,3 +151,32 @@ def test_paper_presets_hold_the_scripts_values() -> None:
         assert config.bn.train_base
     assert isinstance(imagenet.pretrain, PretrainConfig)
     assert (imagenet.pretrain.width, imagenet.pretrain.dim_z, imagenet.pretrain.shared_dim) == (96, 120, 128)
+
+
+def gan_files(folder: Path, **generator: Any) -> PretrainConfig:
+    common = {"image_size": 8, "classes": 7, "image_channels": 1, "width": 4}
+    made = build("biggan", dim_z=16, **common | generator), build("biggan_discriminator", **common)
+    torch.save({"G_ema": {f"module.{name}": value for name, value in made[0].state_dict().items()}, "step": 3}, folder / "G.pth")
+    torch.save(made[1].state_dict(), folder / "D.pth")
+    files = {"checkpoint": str(folder / "G.pth"), "discriminator_checkpoint": str(folder / "D.pth")}
+    return PretrainConfig(width=4, dim_z=16, **files)
+
+
+def test_a_gan_inside_a_files_mappings_is_found_and_that_is_said(tmp_path: Path) -> None:
+    generator, _, said = import_networks(gan_files(tmp_path), DIGITS)
+    assert generator.classes == 7
+    assert said.endswith("7 classes, taken from 'G_ema' in G.pth")
+
+
+def test_a_gan_of_other_sizes_is_refused_before_its_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = gan_files(tmp_path, image_size=16)
+    monkeypatch.setattr(Checkpoint, "read", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(UserError, match=r"has 16 px, but the data has 8"):
+        import_networks(cfg, DIGITS)
+
+
+def test_a_file_that_is_no_gan_is_named(tmp_path: Path) -> None:
+    cfg = gan_files(tmp_path)
+    torch.save({"linear.weight": torch.zeros(3, 3)}, tmp_path / "D.pth")
+    with pytest.raises(UserError, match=r"the checkpoint '.*D\.pth': a checkpoint with 0 blocks"):
+        import_networks(cfg, DIGITS)

@@ -12,10 +12,17 @@ from methods.rgal.relations import distances
 from tests.methods.rgal_fixtures import arrays, filled, texts
 
 KD = arrays("kd")
+TEMPERATURES = sorted(int(key.removeprefix("kd_T")) for key in KD if key.removeprefix("kd_T").isdigit())
 
 
-@pytest.mark.parametrize(("temperature", "rtol"), [(1, 1e-4), (4, 1e-4), (20, 1e-3)])
-def test_distillation(temperature: int, rtol: float) -> None:
+def count(reference: dict[str, Tensor], name: str) -> int:
+    """How many arrays `name`0, `name`1, ... there are."""
+    return sum(key.removeprefix(name).isdigit() for key in reference if key.startswith(name))
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_distillation(temperature: int) -> None:
+    rtol = 1e-4 if temperature < 10 else 1e-3  # T^2 times a small difference
     student = KD["student_logits"].clone().requires_grad_()
     loss = losses.distillation_loss(student, KD["teacher_logits"], temperature)
     loss.backward()
@@ -64,13 +71,13 @@ def test_one_hot_balance_and_activation() -> None:
 
 def test_batch_norm_statistics() -> None:
     reference, total = arrays("bn_loss"), torch.zeros(())
-    for i in range(3):
+    for i in range(count(reference, "x")):
         maps = reference[f"x{i}"].requires_grad_()
         r = losses.statistics_loss(maps, reference[f"mean{i}"], reference[f"var{i}"])
         r.backward()
         torch.testing.assert_close(r.detach(), reference[f"r{i}"], rtol=1e-4, atol=0)
         torch.testing.assert_close(maps.grad, reference[f"grad{i}"], rtol=1e-3, atol=1e-6)
-        if i < 2:
+        if f"instance_mean{i}" in reference:
             torch.testing.assert_close(instance_features([maps.detach()]), reference[f"instance_mean{i}"], rtol=1e-4, atol=1e-6)
         total += r.detach()
     torch.testing.assert_close(total, reference["total"], rtol=1e-4, atol=0)
@@ -100,8 +107,9 @@ def test_worked_batch_norm_statistics() -> None:
 
 def test_pooled_and_gram_differences() -> None:
     reference = arrays("cd_gram")
-    student, teacher = ([reference[f"{who}{i}"] for i in range(3)] for who in "st")
-    weights = [(reference[f"w{i}"], reference[f"b{i}"]) for i in range(3)]
+    blocks = range(count(reference, "s"))
+    student, teacher = ([reference[f"{who}{i}"] for i in blocks] for who in "st")
+    weights = [(reference[f"w{i}"], reference[f"b{i}"]) for i in blocks]
     adapted = [torch.nn.functional.conv2d(s, w, b) for s, (w, b) in zip(student, weights)]
     pooled = [torch.nn.functional.conv2d(s.mean((2, 3), keepdim=True), w, b).flatten(1) for s, (w, b) in zip(student, weights)]
     cd = losses.pooled_difference(pooled, [t.mean((2, 3)) for t in teacher])
@@ -115,7 +123,8 @@ def test_pooled_and_gram_differences() -> None:
 
 def contrast(reference: dict[str, Tensor]) -> Contrast:
     keys = texts("cmi", "head_keys")
-    built = Contrast(20, 16, capacity=64, batch=8)
+    batch, dim = reference["local"].shape
+    built = Contrast(dim, reference["proj"].shape[1], capacity=64, batch=batch)
     state = {key.removeprefix("head."): key for key in keys}
     shapes = {name: tuple(value.shape) for name, value in built.head.state_dict().items()}
     seed = int(reference["fill_seed"])
@@ -164,6 +173,7 @@ def test_nothing_is_computed_in_half_precision() -> None:
     maps = arrays("bn_loss")["x0"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert losses.distillation_loss(student.bfloat16(), teacher.bfloat16(), 20).dtype == torch.float32
-        assert losses.statistics_loss(maps.bfloat16(), torch.zeros(8), torch.ones(8)).dtype == torch.float32
+        mean, var = torch.zeros(maps.shape[1]), torch.ones(maps.shape[1])
+        assert losses.statistics_loss(maps.bfloat16(), mean, var).dtype == torch.float32
         assert distances(student.bfloat16()).dtype == torch.float32
         assert losses.adversarial_loss(student.bfloat16(), teacher.bfloat16()).dtype == torch.float32

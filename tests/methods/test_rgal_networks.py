@@ -14,28 +14,28 @@ from gankd.errors import UserError
 from gankd.models.classifier_import import load_checkpoint
 from methods.rgal import losses
 from methods.rgal.checks import block_count
+from methods.rgal.contrast import batch_norms, instance_features, instance_layers, width_of_input
 from methods.rgal.networks import InversionGenerator
-from methods.rgal.synthesis import statistics_tap
+from methods.rgal.synthesis import input_tap
 from tests.methods.rgal_fixtures import CIFAR10, CIFAR100, FIXTURES, arrays, fill, filled, texts, wrn_keys
 
 NETWORKS = arrays("networks")
 IMAGES = NETWORKS["images01"] * 2 - 1
-CASES = {
-    "wrn40_2_cifar10": "wrn_40_2",
-    "wrn40_2_cifar100": "wrn_40_2",
-    "wrn16_1_cifar10": "wrn_16_1",
-    "wrn16_2_cifar10": "wrn_16_2",
-    "wrn40_1_cifar10": "wrn_40_1",
-    "resnet18_cifar10": "ResNet18",
-    "resnet34_cifar10": "ResNet34",
-    "vgg11_cifar10": "vgg11",
-    "resnet8x4_cifar100": "resnet8x4",
-}
+# <the reference's network>_<data set>, e.g. wrn40_2_cifar100
+CASES = [key.removesuffix("_logits") for key in NETWORKS if key.endswith("_logits")]
+LAYOUT = FIXTURES / "layout_wrn16_1_c10.pth"
+
+
+def our_name(name: str) -> str:
+    if name.startswith("wrn"):
+        return f"wrn_{name.removeprefix('wrn')}"
+    return name.replace("resnet", "ResNet") if name in ("resnet18", "resnet34", "resnet50") else name
 
 
 def network(case: str) -> Any:
-    classes = 100 if case.endswith("100") else 10
-    built = models.build(CASES[case], classes=classes, normalisation=CIFAR100 if classes == 100 else CIFAR10)
+    name, _, data = case.rpartition("_")
+    sizes = {"classes": NETWORKS[f"{case}_logits"].shape[1], "image_size": IMAGES.shape[-1]}
+    built = models.build(our_name(name), **sizes, normalisation=CIFAR100 if data == "cifar100" else CIFAR10)
     fill(built.network, texts("networks", f"{case}_keys"), int(NETWORKS["fill_seed"]))
     return built.eval()
 
@@ -44,7 +44,7 @@ def network(case: str) -> Any:
 @torch.no_grad()
 def test_outputs_match_the_reference(case: str) -> None:
     built = network(case)
-    with statistics_tap(built) as tapped:
+    with input_tap(batch_norms(built)) as tapped:
         logits, features, blocks = built.outputs(IMAGES)
     torch.testing.assert_close(logits, NETWORKS[f"{case}_logits"], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(features, NETWORKS[f"{case}_features"], rtol=1e-3, atol=1e-4)
@@ -60,25 +60,32 @@ def test_outputs_match_the_reference(case: str) -> None:
 
 
 def test_the_key_names_by_rule_are_the_references() -> None:
-    for depth, widen in ((40, 2), (16, 1), (16, 2), (40, 1)):
-        assert wrn_keys(depth, widen) == texts("networks", f"wrn{depth}_{widen}_cifar10_keys")
+    wide = [case for case in CASES if case.startswith("wrn")]
+    assert wide
+    for case in wide:
+        depth, widen = case.removeprefix("wrn").split("_")[:2]
+        assert wrn_keys(int(depth), int(widen)) == texts("networks", f"{case}_keys")
 
 
 def test_the_public_checkpoint_layout_is_imported_and_says_what_matched() -> None:
-    built = models.build("wrn_16_1", classes=10, normalisation=CIFAR10)
-    match = load_checkpoint(built.network, FIXTURES / "layout_wrn16_1_c10.pth")
-    assert str(match) == "all 82 tensors matched (175,066 parameters, 76 of them renamed)"
+    state = torch.load(LAYOUT, weights_only=True)["state_dict"]
+    built = models.build("wrn_16_1", classes=len(state["fc.weight"]), normalisation=CIFAR10)
+    match = load_checkpoint(built.network, LAYOUT)
+    parameters = sum(p.numel() for p in built.parameters())
+    renamed = len(state.keys() - built.network.state_dict().keys())
+    assert renamed > 70
+    assert str(match) == f"all {len(state)} tensors matched ({parameters:,} parameters, {renamed} of them renamed)"
     with torch.no_grad():
         logits = built.eval()(IMAGES)
     torch.testing.assert_close(logits, NETWORKS["wrn16_1_cifar10_logits"], rtol=1e-3, atol=1e-4)
 
 
 def test_a_checkpoint_of_other_classes_or_another_depth_is_refused_with_both_numbers() -> None:
-    path = FIXTURES / "layout_wrn16_1_c10.pth"
-    with pytest.raises(UserError, match="the file is of 10 classes, the network of 100"):
-        load_checkpoint(models.build("wrn_16_1", classes=100), path)
+    classes = len(torch.load(LAYOUT, weights_only=True)["state_dict"]["fc.weight"])
+    with pytest.raises(UserError, match=f"the file is of {classes} classes, the network of {classes + 90}"):
+        load_checkpoint(models.build("wrn_16_1", classes=classes + 90), LAYOUT)
     with pytest.raises(UserError, match="missing"):
-        load_checkpoint(models.build("wrn_40_1", classes=10), path)
+        load_checkpoint(models.build("wrn_40_1", classes=classes), LAYOUT)
 
 
 class Code:
@@ -90,10 +97,10 @@ class Code:
 
 
 def test_a_checkpoint_that_holds_code_is_refused(tmp_path: Path) -> None:
-    state = torch.load(FIXTURES / "layout_wrn16_1_c10.pth", weights_only=True)["state_dict"]
+    state = torch.load(LAYOUT, weights_only=True)["state_dict"]
     torch.save({"state_dict": state, "arch": Code(tmp_path / "ran")}, tmp_path / "teacher.pth")
     with pytest.raises(UserError, match="could run code"):
-        load_checkpoint(models.build("wrn_16_1", classes=10), tmp_path / "teacher.pth")
+        load_checkpoint(models.build("wrn_16_1", classes=len(state["fc.weight"])), tmp_path / "teacher.pth")
     assert not (tmp_path / "ran").exists()
 
 
@@ -112,9 +119,43 @@ def test_every_classifier_gives_its_blocks(name: str, size: int) -> None:
         assert all(maps.dim() == 4 for maps in blocks)
 
 
+# The specification's table: every batch norm layer's channels; of a ResNet-34 the inputs of its four stages.
+INSTANCE_WIDTHS = {
+    "wrn_16_1": 464, "wrn_16_2": 912, "wrn_40_1": 1360, "wrn_40_2": 2704, "ResNet18": 4800, "ResNet34": 64 + 64 + 128 + 256,
+    "vgg8": 1472, "vgg11": 2752, "vgg13": 2944, "resnet8x4": 1376, "resnet32x4": 4960,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("normalisation", [None, CIFAR10], ids=["bare", "normalised"])
+@pytest.mark.parametrize("name", INSTANCE_WIDTHS)
+def test_an_instance_feature_is_as_wide_as_specified(name: str, normalisation: Any) -> None:
+    with torch.device("meta"):
+        built = models.build(name, classes=10, **({"normalisation": normalisation} if normalisation else {})).eval()
+        layers = instance_layers(built)
+        with input_tap(layers) as tapped:
+            built(torch.empty(2, 3, 32, 32))
+        assert instance_features([maps for _, maps in tapped]).shape == (2, INSTANCE_WIDTHS[name])
+    assert sum(map(width_of_input, layers)) == INSTANCE_WIDTHS[name]
+
+
+@torch.no_grad()
+def test_an_instance_feature_of_a_resnet34_is_made_of_what_goes_into_its_stages() -> None:
+    torch.manual_seed(0)
+    built, images = models.build("ResNet34", classes=10, image_channels=1, image_size=16).eval(), torch.randn(3, 1, 16, 16)
+    with input_tap(instance_layers(built)) as tapped:
+        blocks = built.outputs(images)[2]
+    found = instance_features([maps for _, maps in tapped])
+    assert found.shape == (3, 512)
+    after_first = torch.cat([maps.mean((2, 3)) for maps in blocks[:3]], 1)  # the last stage's output is no input of any
+    torch.testing.assert_close(found[:, 64:], after_first)
+    with input_tap(batch_norms(built)) as norms:
+        built(images)
+    assert len(norms) == 36
+
+
 def test_the_taps_are_gone_afterwards() -> None:
     built = models.build("small_cnn", classes=3, image_size=8)
-    with statistics_tap(built) as tapped:
+    with input_tap(batch_norms(built)) as tapped:
         built(torch.zeros(2, 3, 8, 8))
     assert len(tapped) == 3
     built(torch.zeros(2, 3, 8, 8))
@@ -122,7 +163,8 @@ def test_the_taps_are_gone_afterwards() -> None:
 
 
 def generator(reference: dict[str, torch.Tensor]) -> InversionGenerator:
-    built = InversionGenerator(int(reference["nz"]), int(reference["ngf"]), int(reference["img_size"]))
+    sizes = (int(reference[name]) for name in ("nz", "ngf", "img_size"))
+    built = InversionGenerator(*sizes, image_channels=reference["images"].shape[1])
     seed = int(reference["fill_seed"])
     built.load_state_dict({key: filled(key, tuple(value.shape), seed) for key, value in built.state_dict().items()})
     return built.train()

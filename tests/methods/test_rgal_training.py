@@ -37,8 +37,9 @@ def smoke(*assignments: str) -> RgalConfig:
 
 def pair(trace: dict[str, Tensor], prefix: str = "") -> tuple[Any, Any]:
     """The filled teacher WRN-16-2, with the trace's last layer, and student WRN-16-1."""
-    teacher, student = (models.build(f"wrn_16_{k}", classes=10, normalisation=CIFAR10) for k in (2, 1))
     head = {f"fc.{name}": trace[f"{prefix}teacher_fc_{name}"] for name in ("weight", "bias")}
+    classes = len(head["fc.bias"])
+    teacher, student = (models.build(f"wrn_16_{k}", classes=classes, normalisation=CIFAR10) for k in (2, 1))
     fill(teacher.network, wrn_keys(16, 2), int(trace["fill_teacher"]), head)
     fill(student.network, wrn_keys(16, 1), int(trace["fill_student"]))
     return teacher.eval().requires_grad_(False), student
@@ -57,10 +58,14 @@ def test_synthesis_follows_the_reference(variant: str, tmp_path: Path) -> None:
     teacher, student = pair(trace, f"{variant}_")
     student.eval().requires_grad_(False)
     of = {name.removeprefix(f"{variant}_"): value for name, value in trace.items() if name.startswith(variant)}
+    (batch, nz), steps = of["z0"].shape, len(of["total_loss"])
+    weights = dict(zip(("adv", "bn", "oh", "triplet"), trace["weights"].tolist(), strict=True))
     cfg = SynthesisConfig(
-        nz=16, ngf=8, batch=24, g_steps=3, flip=False, crop_padding=0, precision="fp32", best="total", **TRACES[variant]
-    )
-    synthesis = Synthesis(context(tmp_path), cfg, teacher, student, channels=3, size=32, classes=10)
+        nz=nz, ngf=8, batch=batch, g_steps=steps, flip=False, crop_padding=0, precision="fp32", best="total",
+        **weights, **TRACES[variant],
+    )  # fmt: skip
+    channels, size = of["best_images"].shape[1:3]
+    synthesis = Synthesis(context(tmp_path), cfg, teacher, student, channels, size, classes=teacher.network.linear.out_features)
     rng = torch.Generator().manual_seed(0)
     synthesis.begin(rng)
     inversion = synthesis.inversion
@@ -70,14 +75,14 @@ def test_synthesis_follows_the_reference(variant: str, tmp_path: Path) -> None:
     seed = int(trace["fill_generator"])
     generator = inversion.generator
     generator.load_state_dict({key: filled(key, tuple(value.shape), seed) for key, value in generator.state_dict().items()})
-    for step in range(3):
+    for step in range(steps):
         with torch.no_grad():
             view = probe(generator, inversion.z)
             labels = teacher(view).argmax(1)
         metrics = synthesis.step(rng, negative_matrix(labels, of["neg_idx"][step]))
         torch.testing.assert_close(metrics["loss_triplet"], of["triplet_loss"][step], rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(metrics["loss_synthesis"], of["total_loss"][step], rtol=1e-3, atol=0)
-    images = (inversion.images[:6].float() / 255 - of["best_images"]).abs()
+    images = (inversion.images[: len(of["best_images"])].float() / 255 - of["best_images"]).abs()
     assert float(images.max()) < 1.5 / 255
     assert all(p.grad is None for network in (teacher, student) for p in network.parameters())
 
@@ -95,15 +100,15 @@ def test_distillation_follows_the_reference(tmp_path: Path) -> None:
     teacher, student = pair(trace)
     views = trace["images01"] * 2 - 1
     views = torch.cat([views, views.flip(-1)])
-    cfg = StudentConfig(rounds=1, kd_steps=2, batch=12, precision="fp32")
-    assert (cfg.cd, cfg.gram, cfg.striplet) == pytest.approx(trace["weights"].tolist())
+    steps, weights = len(trace["kd_loss"]), dict(zip(("cd", "gram", "striplet"), trace["weights"].tolist(), strict=True))
+    cfg = StudentConfig(rounds=1, kd_steps=steps, batch=len(trace["images01"]), precision="fp32", **weights)
     adapters = build_adapters(teacher, student, views[:1])
     for i, adapter in enumerate(adapters):
         seed = int(trace["fill_adapter0"]) + i
         adapter.load_state_dict({key: filled(key, tuple(value.shape), seed) for key, value in adapter.state_dict().items()})
     distillation = Distillation(context(tmp_path), cfg, teacher, student.train(), adapters, relate=True)
     labels = teacher(views).argmax(1)
-    for step in range(2):
+    for step in range(steps):
         negatives = negative_matrix(labels, trace["neg_idx"][step])
         metrics = distillation.step(views, 0, torch.Generator().manual_seed(0), negatives)
         torch.testing.assert_close(metrics["loss_kd"], trace["kd_loss"][step], rtol=2e-3, atol=0)
@@ -259,6 +264,24 @@ def test_the_relation_term_works_in_the_papers_direction(tmp_path: Path, data: D
         same[mode], negative[mode] = float(found.same), float(found.different)
     assert same["adversarial"] > same["off"] > same["cooperative"], same
     assert negative["adversarial"] < negative["off"] < negative["cooperative"], negative
+
+
+def test_the_contrast_of_a_resnet34_has_512_numbers_an_image_and_the_statistics_term_all_its_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    teacher = models.build("ResNet34", classes=10, image_channels=1, image_size=8).eval().requires_grad_(False)
+    student = models.build("small_cnn", classes=10, image_channels=1, image_size=8, width=4).eval().requires_grad_(False)
+    knobs = {"batch": 6, "nz": 4, "ngf": 4, "bank": 12, "head": 8, "precision": "fp32", "triplet": 0}
+    found = {}
+    for cr in (0.0, 0.5):
+        cfg = SynthesisConfig(cr=cr, **knobs)  # type: ignore[arg-type]
+        synthesis = Synthesis(context(tmp_path / str(cr)), cfg, teacher, student, channels=1, size=8, classes=10)
+        rng = torch.Generator().manual_seed(0)
+        synthesis.begin(rng)
+        found[cr] = synthesis.step(rng)
+    torch.testing.assert_close(found[0.5]["loss_bn"], found[0.0]["loss_bn"])
+    assert synthesis.contrast is not None
+    assert synthesis.contrast.bank.shape == (12, 2 * 512)
+    assert bool(found[0.5]["loss_cr"].isfinite())
 
 
 def test_the_teacher_gate(tmp_path: Path, data: DataSet, teacher: Any) -> None:

@@ -17,5 +17,11 @@ def fixture(name: str, group: str = "") -> dict[str, Tensor]:
         return {k.removeprefix(prefix): torch.from_numpy(v) for k, v in wanted.items() if v.dtype.kind != "U"}
 
 
+def names(pattern: str) -> list[str]:
+    """What the star stands for in the names of the fixture files that match, e.g. "biggan_core/G_*", sorted."""
+    start = len(Path(pattern).name.partition("*")[0])
+    return sorted(path.stem[start:] for path in FIXTURES.glob(f"{pattern}.npz"))
+
+
 def close(actual: Tensor, expected: Tensor, tolerance: float = 1e-7) -> None:
     torch.testing.assert_close(actual.detach().to(expected.dtype), expected, atol=tolerance, rtol=tolerance)

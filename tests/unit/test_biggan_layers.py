@@ -14,18 +14,25 @@ from gankd.models.biggan_blocks import DiscriminatorBlock, GeneratorBlock, SelfA
 from gankd.models.biggan_import import our_names
 from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear, as_matrix, initialise, power_step
 
-LAYERS = {
-    "conv": lambda: SNConv2d(3, 5, 3, padding=1, eps=1e-6),
-    "linear": lambda: SNLinear(4, 6, eps=1e-8),
-    "linear_nobias_itr2": lambda: SNLinear(6, 4, bias=False, eps=1e-6),
-    "embedding": lambda: SNEmbedding(7, 4, eps=1e-6),
-}
+
+def spectral_layer(name: str, weight: torch.Tensor) -> nn.Module:
+    """The layer that a group of the fixture is of, as large as its weight."""
+    outputs, inputs, *kernel = weight.shape
+    if name.startswith("conv"):
+        return SNConv2d(inputs, outputs, kernel[0], padding=kernel[0] // 2, eps=1e-6)
+    if name.startswith("embedding"):
+        return SNEmbedding(outputs, inputs, eps=1e-6)
+    return SNLinear(inputs, outputs, bias="nobias" not in name, eps=1e-6 if "nobias" in name else 1e-8)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+def groups(name: str) -> list[str]:
+    return sorted({key.partition("/")[0] for key in fixture(name)})
+
+
+@pytest.mark.parametrize("name", groups("biggan_core/spectral_norm"))
 def test_spectral_norm(name: str) -> None:
     expected = fixture("biggan_core/spectral_norm", name)
-    layer = LAYERS[name]().double()
+    layer = spectral_layer(name, expected["weight"]).double()
     layer.load_state_dict({k: expected[k] for k in layer.state_dict()})
     layer.eval()
     close(layer(expected["x"]), expected["eval_out"])
@@ -40,11 +47,12 @@ def test_spectral_norm(name: str) -> None:
     out.square().sum().backward()
     close(layer.weight.grad, expected["train1_grad_weight_of_sum_sq"])
     close(layer.u0, expected["u0_after1"])
-    for i in (2, 3):
+    last = max(int(key.removeprefix("u0_after")) for key in expected if key.startswith("u0_after"))
+    for i in range(2, last + 1):
         for _ in range(1 + more_steps):
             layer(expected["x"])
         close(layer.u0, expected[f"u0_after{i}"])
-    close(layer.eval()(expected["x"]), expected["eval_out_after3"])
+    close(layer.eval()(expected["x"]), expected[f"eval_out_after{last}"])
 
 
 def test_power_step_worked_example() -> None:
@@ -106,10 +114,11 @@ def test_batch_norm(group: str) -> None:
     x = fixture("biggan_core/batch_norm")["ccbn/x"]
     layer: nn.Module
     if group == "bn":
-        layer, inputs = BatchNorm(4), (x,)
+        layer, inputs = BatchNorm(x.shape[1]), (x,)
     else:
-        width, eps = (6, 1e-5) if group == "ccbn" else (0, 1e-5)
-        layer = ConditionalBatchNorm(4, condition_layer(6, width, 1e-6), eps)
+        width = expected["cond"].shape[1] if "cond" in expected else 0
+        classes = len(expected["sd/gain.weight"])  # read where there is no condition of a width
+        layer = ConditionalBatchNorm(x.shape[1], condition_layer(classes, width, 1e-6), 1e-5)
         inputs = (x, expected["cond"] if width else expected["labels"])
     layer.double().load_state_dict(our_names(fixture("biggan_core/batch_norm", f"{group}/sd")))
     close(layer.eval()(*inputs), expected["out_eval"])
@@ -125,7 +134,7 @@ def test_standing_statistics() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.bn = BatchNorm(4)
+            self.bn = BatchNorm(expected["xs"].shape[2])
 
         def forward(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return self.bn(x)
@@ -141,19 +150,21 @@ def test_standing_statistics() -> None:
     close(out, expected["out_eval_on_xs0"], 2e-5)
 
 
-BLOCKS = {
-    "attn": lambda: SelfAttention(16, 1e-6),
-    "gblock": lambda: GeneratorBlock(6, 4, partial(ConditionalBatchNorm, condition=condition_layer(0, 5, 1e-6)), 1e-6),
-    "dblock_first": lambda: DiscriminatorBlock(3, 5, down=True, first=True, sn_eps=1e-6),
-    "dblock_down": lambda: DiscriminatorBlock(4, 6, down=True, sn_eps=1e-6),
-    "dblock_plain": lambda: DiscriminatorBlock(5, 5, down=False, sn_eps=1e-6),
-}
+def block_of(name: str, expected: dict[str, torch.Tensor]) -> nn.Module:
+    """The block that a group of the fixture is of, as wide as its input and output."""
+    inputs, outputs = expected["x"].shape[1], expected["out_eval"].shape[1]
+    if name == "attn":
+        return SelfAttention(inputs, 1e-6)
+    if name == "gblock":
+        condition = condition_layer(0, expected["cond"].shape[1], 1e-6)
+        return GeneratorBlock(inputs, outputs, partial(ConditionalBatchNorm, condition=condition), 1e-6)
+    return DiscriminatorBlock(inputs, outputs, down="plain" not in name, first="first" in name, sn_eps=1e-6)
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", groups("biggan_core/blocks"))
 def test_block(name: str) -> None:
     expected = fixture("biggan_core/blocks", name)
-    block = BLOCKS[name]().double()
+    block = block_of(name, expected).double()
     block.load_state_dict(our_names(fixture("biggan_core/blocks", f"{name}/sd")))
     inputs = [expected[k] for k in ("x", "cond") if k in expected]
     close(block.eval()(*inputs), expected["out_eval"])

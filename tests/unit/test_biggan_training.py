@@ -1,5 +1,7 @@
 """GAN losses, averaged generator, orthogonal regularisation and training iterations against reference values."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,7 +135,8 @@ class Replay(GANTraining):
 def test_three_training_iterations(channels_last: bool) -> None:
     expected = fixture("biggan_core/train_steps")
     d_steps, d_parts, g_parts, batch, iterations = expected["cfg"].tolist()
-    images = F.interpolate(expected["x_low"].double().flatten(0, 1), scale_factor=4)
+    discriminator: Any = import_discriminator(fixture("biggan_core/train_steps", "D")).double()
+    images = F.interpolate(expected["x_low"].double().flatten(0, 1), size=discriminator.image_size)
     micro_batches = iter(zip(images.split(batch), expected["y_real"].flatten().split(batch)))
     lr = float(expected["lr"])
     cfg = GanTrainingConfig(
@@ -143,7 +146,7 @@ def test_three_training_iterations(channels_last: bool) -> None:
     training = Replay(
         context(), cfg, lr,
         import_generator(fixture("biggan_core/train_steps", "G")).double(),
-        import_discriminator(fixture("biggan_core/train_steps", "D")).double(),
+        discriminator,
         lambda n, rng: next(micro_batches),
         channels_last=channels_last,
     )  # fmt: skip

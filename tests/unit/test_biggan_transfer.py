@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from biggan_fixtures import close, fixture
+from biggan_fixtures import close, fixture, names
 from torch import Tensor
 
 from gankd.errors import UserError
@@ -15,22 +16,26 @@ from gankd.models import build, load, save
 from gankd.models.biggan_import import import_discriminator, import_generator, our_names
 from gankd.models.biggan_transfer import TransferBatchNorm, take_over, with_fresh_classes
 
-LAYERS = {"ccbn_imagenet": ("imagenet", 4), "ccbn_cifar_nohier": ("cifar", 0), "ccbn_cifar_hier": ("cifar", 4)}
+
+def variant_of(name: str) -> Any:
+    return "imagenet" if "imagenet" in name else "cifar"
 
 
 def layer_of(name: str) -> TransferBatchNorm:
-    variant, chunk = LAYERS[name]
-    layer = TransferBatchNorm(5, 7, 3, chunk, variant, sn_eps=1e-6, bn_eps=1e-5).double()
-    state = our_names(fixture(f"cgan_transfer/{name}", "sd"))
+    """As large as the fixture's state."""
+    state = our_names(fixture(f"cgan_transfer/ccbn_{name}", "sd"))
+    channels, (old_classes, classes) = len(state["stored_mean"]), state["comb_layer_g.weight"].shape
+    chunk = state["z_layer_g.weight"].shape[1] if "z_layer_g.weight" in state else 0
+    layer = TransferBatchNorm(channels, old_classes, classes, chunk, variant_of(name), sn_eps=1e-6, bn_eps=1e-5).double()
     layer.load_state_dict({k: v for k, v in state.items() if not k.startswith(("gain.", "bias."))})
     return layer
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", names("cgan_transfer/ccbn_*"))
 def test_layer(name: str) -> None:
-    expected, layer = fixture(f"cgan_transfer/{name}"), layer_of(name)
-    x, labels = expected["x"], expected["labels"]
-    chunk = expected["z_chunk"] if LAYERS[name][1] else None
+    expected, layer = fixture(f"cgan_transfer/ccbn_{name}"), layer_of(name)
+    x, labels, classes = expected["x"], expected["labels"], layer.layer("combination", "g").in_features
+    chunk = expected["z_chunk"] if hasattr(layer, "z_layer_g") else None
     layer.eval()
     for side in ("g", "b"):
         slope, offset = layer.scores(side)
@@ -39,9 +44,9 @@ def test_layer(name: str) -> None:
     close(layer.pairs("b", labels, chunk), expected["eval/bias"])
     close(layer(x, (labels, chunk)), expected["out_eval"])
     close(layer(x, (expected["onehot"], chunk)), expected["out_eval"])
-    close(layer(x, (expected["soft_cond"][:, :3], chunk)), expected["out_eval_soft"])
+    close(layer(x, (expected["soft_cond"][:, :classes], chunk)), expected["out_eval_soft"])
     close(layer.train()(x, (labels, chunk)), expected["out_train"])
-    for key, value in our_names(fixture(f"cgan_transfer/{name}", "sd_after")).items():
+    for key, value in our_names(fixture(f"cgan_transfer/ccbn_{name}", "sd_after")).items():
         close(layer.state_dict()[key], value)
 
 
@@ -56,15 +61,17 @@ def test_worked_example() -> None:
     close(1 + layer.pairs("g", torch.tensor([[0.5, 0.5]]), None), torch.tensor([[1.465]]))
 
 
-@pytest.mark.parametrize(("name", "variant", "sn_eps"), [("imagenet32", "imagenet", 1e-6), ("cifar32", "cifar", 1e-8)])
-def test_transfer_of_a_pretrained_generator(name: str, variant: Any, sn_eps: float) -> None:
-    file = f"cgan_transfer/transfer_{name}"
+@pytest.mark.parametrize("name", names("cgan_transfer/transfer_*"))
+def test_transfer_of_a_pretrained_generator(name: str) -> None:
+    file, variant = f"cgan_transfer/transfer_{name}", variant_of(name)
+    sn_eps = 1e-6 if variant == "imagenet" else 1e-8
     expected = fixture_texts(file)
     old = import_generator(fixture(file, "preG"), sn_eps=sn_eps)
     recipe = {key: value for key, value in old.recipe.items() if key not in ("name", "classes", "shared_dim")}
-    new = build("biggan_transfer", **recipe, old_classes=old.classes, classes=3, variant=variant).double()
-    take_over(new, old.double(), residual="random")
     fresh = our_names(fixture(file, "G_new"))
+    classes = next(value.shape[1] for key, value in fresh.items() if key.endswith("comb_layer_g.weight"))
+    new = build("biggan_transfer", **recipe, old_classes=old.classes, classes=classes, variant=variant).double()
+    take_over(new, old.double(), residual="random")
     state = new.state_dict()
     assert fresh.keys() <= state.keys()
     for key, value in fresh.items():
@@ -164,15 +171,16 @@ def test_fresh_classes_keep_all_that_is_not_of_a_class(latent: dict[str, Any]) -
     }
 
 
-@pytest.mark.parametrize(("name", "variant"), [("train_imagenet", "imagenet"), ("train_cifar", "cifar")])
-def test_a_checkpoint_of_the_authors_code_is_imported(name: str, variant: str) -> None:
-    state = fixture(f"cgan_transfer/{name}", "G")
+@pytest.mark.parametrize("name", names("cgan_transfer/train_*"))
+def test_a_checkpoint_of_the_authors_code_is_imported(name: str) -> None:
+    state, variant = fixture(f"cgan_transfer/train_{name}", "G"), variant_of(name)
     aliases = {"blocks.0.0.bn1.pretrain_embedding_w": state["shared.weight"]} if "shared.weight" in state else {}
     generator = import_generator(state | aliases)
     assert (generator.recipe["name"], generator.recipe["variant"]) == ("biggan_transfer", variant)
     kept = our_names({key: value for key, value in state.items() if ".gain.w" not in key and ".bias.w" not in key})
     assert all(torch.equal(kept[key], value) for key, value in generator.state_dict().items())
-    discriminator = import_discriminator(fixture(f"cgan_transfer/{name}", "D"))
-    assert torch.equal(discriminator.embed.weight, fixture(f"cgan_transfer/{name}", "D")["new_embed.weight"])
-    with pytest.raises(UserError, match=r"missing: blocks\.1\.0\.bn2\.res_b\.weight"):
-        import_generator({key: value for key, value in state.items() if key != "blocks.1.0.bn2.res_b.weight"})
+    discriminator = import_discriminator(fixture(f"cgan_transfer/train_{name}", "D"))
+    assert torch.equal(discriminator.embed.weight, fixture(f"cgan_transfer/train_{name}", "D")["new_embed.weight"])
+    missing = [key for key in state if key.endswith("res_b.weight")][-1]
+    with pytest.raises(UserError, match=f"missing: {re.escape(missing)}"):
+        import_generator({key: value for key, value in state.items() if key != missing})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from gankd.commands.network import json_tag, registered_network, tag
 from gankd.config import build_config
 from gankd.data import DataConfig, DataSet, load
 from gankd.errors import StageFailed, UserError
@@ -18,8 +18,6 @@ from gankd.registry import find_method
 from gankd.stages.sections import QualityConfig
 from gankd.store import Store
 from gankd.store.artifact import Artifact
-from gankd.tracking.model_registry import load as fetch
-from gankd.tracking.model_registry import version_tags
 from gankd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -51,16 +49,12 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
 
     `changes` are knobs of `quality`, for generators. Raises UserError for what cannot be measured.
     """
-    from gankd import models
     from gankd.models.generative import is_generator
 
-    uri = Tracker.default_uri(Path.cwd())
-    tags = version_tags(uri, model)
-    method = find_method(tags["gankd.method"])  # the recipe may name a network of the method's own
-    network = models.load(fetch(uri, model))
-    data = load(DataConfig(**json.loads(tags["gankd.data_config"])))
+    network, tags = registered_network(Tracker.default_uri(Path.cwd()), model)
+    data = load(build_config(DataConfig, json_tag(tags, "gankd.data_config", model)))
     if is_generator(network):
-        return _generator_table(model, method, data, Store(storage), tags, changes)
+        return _generator_table(model, find_method(tags["gankd.method"]), data, Store(storage), tags, changes)
     if changes:
         raise UserError(f"{model!r} is no generator; {', '.join(f'--{name}' for name in changes)} is for generators")
     return _task_metrics(network, data)
@@ -84,14 +78,14 @@ def _generator_table(
     from gankd.stages.quality import extractor_of, made_generator, of_classes
     from gankd.stages.task import task_of
 
-    keys = json.loads(tags["gankd.keys"])
+    keys = json_tag(tags, "gankd.keys", model)
     measuring = method.registered["generator"].partition("/")[0]
     made, measured, feature_classifier = (
         _artifact(store, what, key)
         for what, key in (
-            ("generator", tags["gankd.key"]),
-            (measuring, keys[measuring]),
-            ("feature classifier", keys[method.roles["extractor"]]),
+            ("generator", tag(tags, "gankd.key", model)),
+            (measuring, keys.get(measuring, "")),
+            ("feature classifier", keys.get(method.roles["extractor"], "")),
         )
     )
     cfg = build_config(QualityConfig, {**measured.config, **changes})

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gankd.data.augment import normalise
 from gankd.errors import UserError
+from gankd.models.checkpoint_file import open_checkpoint
 from gankd.models.classifier import Classifier, OwnNormalisation
 from gankd.models.classifier_import import load_checkpoint
 
@@ -44,6 +45,7 @@ class Extractor:
 
     input_range = "uint8 0..255, or float -1..1"
     deterministic = True
+    matched = ""  # how the file of weights fitted, in words
 
     def __init__(
         self,
@@ -124,7 +126,7 @@ def inception_torchvision(weights: str, *, quantise: bool = True) -> Extractor:
     from torchvision.models import inception_v3
 
     network = inception_v3(weights=None, init_weights=False, transform_input=False)
-    load_checkpoint(network, weights)
+    match = load_checkpoint(network, weights)
     head, network.fc = network.fc, nn.Identity()
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,9 +138,11 @@ def inception_torchvision(weights: str, *, quantise: bool = True) -> Extractor:
     how = "ImageNet mean and std, then 299 px bilinear, align_corners, no antialias"
     # The head belongs to the version, and moves with the network.
     network.add_module("head", head)
-    return Extractor(
+    extractor = Extractor(
         "inception_torchvision", network, embed, feature_dim=2048, classes=1000, preprocessing=how, quantise=quantise
     )
+    extractor.matched = str(match)
+    return extractor
 
 
 def inception_tf_ported(weights: str) -> Extractor:
@@ -146,18 +150,15 @@ def inception_tf_ported(weights: str) -> Extractor:
 
     Raises UserError when torch-fidelity is not installed, or for a file that does not fit or holds code.
     """
-    import pickle
-
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise UserError("the extractor inception_tf_ported needs torch-fidelity: pip install torch-fidelity") from None
     wanted = ["2048", "logits_unbiased"]  # published scores leave the last layer's bias out
+    file = open_checkpoint(weights)  # torch-fidelity takes any file
+    file.read(next(iter(file.states)))
     try:
-        torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity does not say so when it loads
         network = FeatureExtractorInceptionV3("inception-v3-compat", wanted, feature_extractor_weights_path=weights)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"the weights {weights!r} hold objects that could run code when read, and were refused") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"the weights {weights!r} are not torch-fidelity's for Inception-v3 ({reason})") from error
@@ -180,14 +181,16 @@ def clip(weights: str) -> Extractor:
     except ImportError:
         raise UserError("the extractor clip needs open_clip: pip install 'gankd[clip]'") from None
     network = open_clip.create_model(CLIP_NETWORK)
-    load_checkpoint(network, weights)
+    match = load_checkpoint(network, weights)
 
     def embed(images: Tensor) -> tuple[Tensor, None]:
         resized = F.interpolate(_rgb(images), size=(CLIP_SIZE, CLIP_SIZE), mode="bicubic", antialias=True)
         return network.encode_image(_standardised(resized.clamp(-1, 1), *CLIP)), None
 
     how = f"{CLIP_SIZE} px bicubic, antialias, then CLIP's mean and std"
-    return Extractor("clip", network, embed, feature_dim=network.visual.output_dim, preprocessing=how)
+    extractor = Extractor("clip", network, embed, feature_dim=network.visual.output_dim, preprocessing=how)
+    extractor.matched = str(match)
+    return extractor
 
 
 def random_conv(image_channels: int = 3, feature_dim: int = 64, classes: int = 10) -> Extractor:

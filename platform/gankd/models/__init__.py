@@ -86,9 +86,14 @@ def save(network: nn.Module, folder: Path, weights: Mapping[str, Any] | None = N
 
 
 def load(folder: Path) -> Any:
-    """The network that `save` wrote, on the CPU, in eval mode."""
+    """The network that `save` wrote, on the CPU, in eval mode. Raises UserError when its files are missing or damaged."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    network = build(**json.loads((folder / "recipe.json").read_text()))
-    network.load_state_dict(load_file(folder / "model.safetensors"))
+    try:
+        network = build(**json.loads((folder / "recipe.json").read_text()))
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the network in {str(folder)!r} is damaged ({reason}); make it again, or take another one") from error
     return network.eval()

@@ -2,57 +2,77 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from gankd.errors import UserError
+from gankd.models.checkpoint_file import WRAPPERS, open_checkpoint
 
-SUFFIXES = (".pth", ".pt", ".safetensors", ".npz")
-# Training scripts put the weights of the network under one of these names.
-WRAPPERS = ("state_dict", "model", "net", "net_state_dict", "model_state_dict")
 # Names that public classifiers give to what we call `linear` and `shortcut`.
 ALIASES = (("fc.", "linear."), ("classifier.", "linear."), ("downsample.", "shortcut."))
+# What torch itself puts into a name for a layer that it has wrapped: data parallel, compiled, sharded, recomputed.
+TORCH_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 # A wide residual network in data-free distillation's public layout (CMI, RGAL): stages of blocks, not one row of them.
 WRN_BLOCK = re.compile(r"block(\d+)\.layer\.(\d+)\.(.+)")
 
-# What the readers raise for a file that is cut off or is something else.
-DAMAGE = (RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)
-
 
 @dataclass(frozen=True)
 class Match:
-    """What `load_checkpoint` did: tensors and parameters copied, names of ours that the file gave differently."""
+    """What `load_checkpoint` did: tensors and parameters copied, names of ours that the file gave differently.
+
+    prefixes: what was taken off the file's names. place: where in the file the weights were, and others: what would have
+    fitted too; both only where that is not plain.
+    """
 
     tensors: int
     parameters: int
     renamed: Mapping[str, str]
+    prefixes: tuple[str, ...] = ()
+    place: str = ""
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         renamed = f", {len(self.renamed)} of them renamed" if self.renamed else ""
-        return f"all {self.tensors} tensors matched ({self.parameters:,} parameters{renamed})"
+        prefixes = f", without {' and '.join(map(repr, self.prefixes))} in their names" if self.prefixes else ""
+        others = f", not from {' or '.join(map(repr, self.others))}" if self.others else ""
+        place = f", taken from {self.place!r} in the file{others}" if self.place else ""
+        return f"all {self.tensors} tensors matched ({self.parameters:,} parameters{renamed}){prefixes}{place}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A state dict's entries under our names. known: how many of the names are ours."""
+
+    state: dict[str, Tensor]
+    theirs: dict[str, str]
+    renamed: dict[str, str]
+    prefixes: tuple[str, ...]
+    known: int
+
+    @property
+    def whole(self) -> bool:
+        return self.known == len(self.state)
 
 
 def load_checkpoint(network: nn.Module, path: str | Path) -> Match:
     """Copy the weights in `path` into `network` and say what matched; the network is changed only if everything fits.
 
-    Takes a bare state dict or one under "model", "state_dict", "net", ..., as .pth, .pt, .safetensors or .npz; a
-    leading "module." is dropped, and batch counters of BN may be missing.
-    Raises UserError when the file is missing, damaged or holds code, and when keys or shapes differ.
+    Takes a bare state dict or one under "model", "state_dict", "ema", ..., as .pth, .pt, .safetensors or .npz; what other
+    programs put before the names is taken off where all names then fit, and batch counters of BN may be missing.
+    Raises UserError as `open_checkpoint` and its `read`, and when names, shapes or types differ; nothing is read before.
     """
-    path = Path(path)
-    state, renamed = _fit_names(_unwrap(_read(path), path), network.state_dict())
-    ours = network.state_dict()
+    file, ours = open_checkpoint(path), network.state_dict()
+    fits = {place: fit_state(state, ours) for place, state in file.states.items()}
+    place = max(fits, key=lambda place: (fits[place].known, fits[place].whole))  # of equals the first
+    fit = fits[place]
+    others = tuple(other for other in fits if other != place and fits[other].whole and fits[other].known == fit.known)
+    state = fit.state
     needed = {k for k in ours if not k.endswith("num_batches_tracked")}
     problems = [
         _listed("missing", sorted(needed - state.keys())),
@@ -65,6 +85,7 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> Match:
                 if k in state and state[k].shape != v.shape
             ],
         ),
+        _listed("of another type", other_types(state, ours)),
         _other_classes(state, ours),
     ]
     if any(problems):
@@ -72,14 +93,29 @@ def load_checkpoint(network: nn.Module, path: str | Path) -> Match:
             f"the checkpoint {str(path)!r} does not fit the network: {'; '.join(p for p in problems if p)}; "
             "choose the network, the number of classes and the image size that it was trained with"
         )
-    network.load_state_dict(state, strict=False)
+    values = file.read(place)
+    values = {name: values[theirs] for name, theirs in fit.theirs.items()}
+    for name, value in values.items():
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise UserError(f"the checkpoint {str(path)!r} has negative variances in {fit.theirs[name]!r}; give other weights")
+    network.load_state_dict(values, strict=False)
     parameters = sum(p.numel() for p in network.parameters())
-    return Match(len(state), parameters, renamed)
+    said = place if others or place not in ("", *WRAPPERS) else ""
+    return Match(len(state), parameters, fit.renamed, fit.prefixes, said, others)
+
+
+def other_types(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+    """Entries that are integers where ours are floats, in words."""
+    return [
+        f"{k} (file {str(state[k].dtype).removeprefix('torch.')}, network {str(v.dtype).removeprefix('torch.')})"
+        for k, v in ours.items()
+        if k in state and v.is_floating_point() and not state[k].is_floating_point()
+    ]
 
 
 def _other_classes(state: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
     theirs, wanted = state.get("linear.weight"), ours.get("linear.weight")
-    if theirs is None or wanted is None or len(theirs) == len(wanted):
+    if theirs is None or wanted is None or theirs.dim() != 2 or len(theirs) == len(wanted):
         return ""
     return f"the file is of {len(theirs)} classes, the network of {len(wanted)}"
 
@@ -89,71 +125,47 @@ def _listed(what: str, keys: list[str]) -> str:
     return f"{len(keys)} {what}: {shown}" if keys else ""
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file that `load_checkpoint` could read; UserError as there."""
-    return _unwrap(_read(Path(path)), Path(path))
+def fit_state(state: Mapping[str, Tensor], ours: Collection[str]) -> Fit:
+    """`state` under our names. Of what all names begin with, as much is taken off as makes the most of them known."""
+    inner = {name: without_wrappers(name, ours) for name in state}
+    shared = 0
+    for parts in zip(*(parts[:-1] for parts in inner.values()), strict=False):
+        if len(set(parts)) > 1:
+            break
+        shared += 1
+    fits = [_fit_without(state, inner, off, ours) for off in range(shared + 1)]
+    return max(fits, key=lambda fit: fit.known)
 
 
-def _read(path: Path) -> Any:
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"the checkpoint {str(path)!r} has an unknown ending; allowed: {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise UserError(f"the checkpoint {str(path)!r} does not exist or is not a file; give the path of a state dict")
-    try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        return _read_npz(path) if path.suffix == ".npz" else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(_holds_code(path)) from error
-    except DAMAGE as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"the checkpoint {str(path)!r} is truncated, damaged or of another kind ({reason}); copy or save it again"
-        ) from error
+def without_wrappers(name: str, ours: Collection[str] = ()) -> list[str]:
+    """The parts of a name without those that torch's wrappers put in."""
+    parts = name.split(".")
+    return parts if name in ours else [part for part in parts if part not in TORCH_WRAPPERS] or parts
 
 
-def _holds_code(path: Path) -> str:
-    return (
-        f"the checkpoint {str(path)!r} holds Python objects other than tensors, which could run code when read, "
-        "and was refused; save the state dict alone: torch.save(network.state_dict(), path)"
-    )
+def _fit_without(state: Mapping[str, Tensor], inner: Mapping[str, list[str]], off: int, ours: Collection[str]) -> Fit:
+    """The fit with `off` parts of each name taken off."""
+    names = {".".join(parts[off:]): name for name, parts in inner.items()}
+    if len(names) < len(inner):  # two names would become one
+        inner, off, names = {name: name.split(".") for name in inner}, 0, {name: name for name in inner}
+    fitted, renamed = _fit_names({name: state[theirs] for name, theirs in names.items()}, ours)
+    theirs = {name: names[renamed.get(name, name)] for name in fitted}
+    taken = [part for name in inner for part in _taken(name, inner[name][off:])]
+    return Fit(fitted, theirs, renamed, tuple(dict.fromkeys(taken)), sum(name in ours for name in fitted))
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
-        raise zipfile.BadZipFile("not an .npz archive")
-    with np.load(path, allow_pickle=False) as arrays:
-        try:
-            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-        except ValueError as error:
-            if "allow_pickle" in str(error):
-                raise pickle.UnpicklingError(str(error)) from error
-            raise
+def _taken(name: str, kept: list[str]) -> list[str]:
+    """The parts of a name that are not kept."""
+    gone = []
+    for part in reversed(name.split(".")):
+        if kept and part == kept[-1]:
+            kept = kept[:-1]
+        else:
+            gone.append(f"{part}.")
+    return gone[::-1]
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """The mapping of names to tensors inside what was read, without a leading `module.`."""
-    if isinstance(content, Mapping):
-        content = next((content[w] for w in WRAPPERS if isinstance(content.get(w), Mapping)), content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise UserError(
-            f"the checkpoint {str(path)!r} holds no state dict; allowed: a mapping of names to tensors, "
-            f"bare or under one of {', '.join(WRAPPERS)}"
-        )
-    return {str(k).removeprefix("module."): v for k, v in content.items()}
-
-
-def _fit_names(state: Mapping[str, Tensor], ours: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _fit_names(state: Mapping[str, Any], ours: Iterable[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """`state` under our names, and {our name: name in the file} where they differ. A known name is never changed."""
     known = set(ours)
     depth = 1 + max((int(found[2]) for found in map(WRN_BLOCK.fullmatch, state) if found), default=0)

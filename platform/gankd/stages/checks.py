@@ -120,4 +120,5 @@ def check_quality(name: str, cfg: QualityConfig, data: DataSet) -> None:
     if cfg.extractor:
         from gankd.metrics.extractors import from_weights
 
-        from_weights(cfg.extractor, cfg.weights)
+        if matched := from_weights(cfg.extractor, cfg.weights).matched:
+            logging.getLogger(__name__).warning("%s.weights %s: %s", name, cfg.weights, matched)
