@@ -17,6 +17,7 @@ from gankd.config import nearest
 from gankd.data import NAMES
 from gankd.errors import UserError
 from gankd.metrics.directions import direction, is_better
+from gankd.tracking.client import public
 from gankd.tracking.sweeps import FinishedSweep, finished_sweeps
 from gankd.tracking.tracker import Tracker
 
@@ -40,7 +41,7 @@ def comparison(dataset: str) -> Group:
     uri = Tracker.default_uri(Path.cwd())
     sweeps = best_of_each_method(finished_sweeps(uri, dataset))
     if not sweeps:
-        raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {uri}")
+        raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {public(uri)}")
     parts: list[Any] = []
     if students := [sweep for sweep in sweeps if "val/student" in sweep.metrics]:
         title = f"students on {dataset}: best sweep of each method, chosen on validation"
@@ -100,7 +101,7 @@ def side_by_side(
         sweep = sweeps[index]
         values = {n: None if n == "gain" and sweep in without_gain else sweep.metrics.get(n) for n in shown.values()}
         cells = [_number(value, "+" if name == "gain" else "") for name, value in values.items()]
-        table.add_row(sweep.method, *([letters[index]] if notes else []), *cells, sweep.name)
+        table.add_row(escape(sweep.method), *([letters[index]] if notes else []), *cells, escape(sweep.name))
     return [table, *notes]
 
 

@@ -18,6 +18,7 @@ from gankd.registry import find_method
 from gankd.stages.sections import QualityConfig
 from gankd.store import Store
 from gankd.store.artifact import Artifact
+from gankd.store.storage import KEY
 from gankd.tracking.model_registry import load as fetch
 from gankd.tracking.model_registry import version_tags
 from gankd.tracking.tracker import Tracker
@@ -58,7 +59,7 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     tags = version_tags(uri, model)
     method = find_method(tags["gankd.method"])  # the recipe may name a network of the method's own
     network = models.load(fetch(uri, model))
-    data = load(DataConfig(**json.loads(tags["gankd.data_config"])))
+    data = load(build_config(DataConfig, _table(model, tags, "gankd.data_config"), source=f"the tag of {model}"))
     if is_generator(network):
         return _generator_table(model, method, data, Store(storage), tags, changes)
     if changes:
@@ -84,14 +85,14 @@ def _generator_table(
     from gankd.stages.quality import extractor_of, made_generator, of_classes
     from gankd.stages.task import task_of
 
-    keys = json.loads(tags["gankd.keys"])
+    keys = _table(model, tags, "gankd.keys")
     measuring = method.registered["generator"].partition("/")[0]
     made, measured, feature_classifier = (
         _artifact(store, what, key)
         for what, key in (
-            ("generator", tags["gankd.key"]),
-            (measuring, keys[measuring]),
-            ("feature classifier", keys[method.roles["extractor"]]),
+            ("generator", tags.get("gankd.key")),
+            (measuring, keys.get(measuring)),
+            ("feature classifier", keys.get(method.roles["extractor"])),
         )
     )
     cfg = build_config(QualityConfig, {**measured.config, **changes})
@@ -114,8 +115,22 @@ def _generator_table(
     return table
 
 
-def _artifact(store: Store, what: str, key: str) -> Artifact:
-    artifact = store.get(key) if key else None
+def _table(model: str, tags: Mapping[str, str], name: str) -> dict[str, Any]:
+    """What a tag of the registered version holds as JSON."""
+    try:
+        table = json.loads(tags.get(name, ""))
+    except (ValueError, RecursionError):
+        table = None
+    if not isinstance(table, dict):
+        raise UserError(
+            f"the tag {name!r} of {model!r} is missing or damaged ({tags.get(name, '')[:40]!r}); mend it in MLflow, or take "
+            "another version"
+        )
+    return table
+
+
+def _artifact(store: Store, what: str, key: object) -> Artifact:
+    artifact = store.get(key) if isinstance(key, str) and KEY.fullmatch(key) else None
     if artifact is None:
         raise UserError(
             f"the {what} of this model ({key or 'none known'}) is not in the store {store.storage.uri}; "
