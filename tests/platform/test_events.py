@@ -111,7 +111,7 @@ def test_a_long_absence_is_read_in_portions(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(events, "CHUNKS_PER_READ", 3)
     writer, reader = EventWriter(str(tmp_path), "driver", NEVER), EventReader(str(tmp_path))
     for step in range(7):
-        writer.emit("metrics", step=step)
+        writer.emit("metrics", step=step, values={})
         writer.flush()
     cursor: events.Cursor = {}
     portions = []
@@ -125,21 +125,78 @@ def test_a_long_absence_is_read_in_portions(tmp_path: Path, monkeypatch: pytest.
     writer.close()
 
 
-def test_a_damaged_chunk_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+WHOLE = b'{"kind": "metrics", "time": 5, "key": "k", "step": 1, "values": {"loss": 0.5}}'
+DAMAGED = [
+    b"{", b"\xff\xfe\x00binary", b"[]", b"7", b"null", b"{}", b'{"kind": "metrics"}', b"[" * 100_000, b"9" * 5000,
+    b'{"kind": 3, "time": 5}', b'{"kind": "metrics", "time": "now", "values": {}}', b'{"kind": "metrics", "time": 5}',
+    b'{"kind": "metrics", "time": 5, "values": {"loss": "low"}}', b'{"kind": "metrics", "time": 5, "values": [1]}',
+    b'{"kind": "metrics", "time": 5, "values": {}, "step": 1e400}', b'{"kind": "metrics", "time": 5, "key": {}, "values": {}}',
+    b'{"kind": "metrics", "time": 5, "values": {}, "step": ' + b"9" * 40 + b"}", WHOLE[:-9],
+    b'{"kind": "stage_end", "time": 5, "key": "k", "stage": "s", "status": null, "metrics": {}}',
+    b'{"kind": "trial_end", "time": 5, "trial": "t", "status": "finished", "metrics": {"loss": null}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_line_is_passed_over_and_the_rest_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
     writer = EventWriter(str(tmp_path), "driver", NEVER)
     writer.emit("a")
     writer.flush()
     writer.emit("b")
     writer.close()
-    (tmp_path / writer.source / "00000001.jsonl").write_text('{"kind": "a"')
-    assert kinds(EventReader(str(tmp_path)).read({})[0]) == ["b", "closed"]
+    (tmp_path / writer.source / "00000001.jsonl").write_bytes(b"\n".join([WHOLE, damage, WHOLE]) + b"\n")
+    found, cursor = EventReader(str(tmp_path)).read({})
+    assert kinds(found) == ["metrics", "metrics", "b", "closed"]
+    assert cursor == {writer.source: CLOSED}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "00000001.jsonl" in caplog.text
+
+
+def test_a_cut_file_an_empty_one_and_a_folder_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer = EventWriter(str(tmp_path), "driver", NEVER)
+    for kind in "abcd":
+        writer.emit(kind)
+        writer.flush()
+    writer.close()
+    chunks = sorted((tmp_path / writer.source).iterdir())
+    chunks[0].write_bytes(WHOLE + b"\n" + WHOLE[:30])
+    chunks[1].write_bytes(b"")
+    chunks[2].unlink()
+    chunks[2].mkdir()
+    assert kinds(EventReader(str(tmp_path)).read({})[0]) == ["metrics", "d", "closed"]
+    assert caplog.text.count("passed over") == 2
+
+
+def test_what_was_written_after_a_file_that_has_vanished_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    writer, reader = EventWriter(str(tmp_path), "driver", NEVER), EventReader(str(tmp_path))
+    for kind in "abcde":
+        writer.emit(kind)
+        writer.flush()
+    for number in (1, 3, 4):
+        (tmp_path / writer.source / f"{number:08d}.jsonl").unlink()
+    found, cursor = reader.read({})
+    assert (kinds(found), cursor) == (["b", "e"], {writer.source: 5})
+    assert "files 3 to 4 of driver" in caplog.text
+    writer.emit("f")
+    writer.close()
+    assert kinds(reader.read(cursor)[0]) == ["f", "closed"]
+
+
+def test_a_source_that_is_a_file_holds_up_nobody(tmp_path: Path) -> None:
+    writer = EventWriter(str(tmp_path), "driver", NEVER)
+    writer.emit("a")
+    writer.close()
+    (tmp_path / "index" / "other").write_bytes(b"")
+    (tmp_path / "other").write_bytes(b"garbage")
+    assert kinds(EventReader(str(tmp_path)).read({})[0]) == ["a", "closed"]
 
 
 def test_a_killed_writer_leaves_what_it_had_flushed(tmp_path: Path) -> None:
     code = (
         "import sys, signal; from gankd.store.events import EventWriter; w = EventWriter(sys.argv[1], 'trial-0', 1e6)\n"
-        "w.emit('metrics', step=1); w.flush(); w.emit('metrics', step=2); print('ready', flush=True); signal.pause()"
+        "w.emit('a', step=1); w.flush(); w.emit('a', step=2); print('ready', flush=True); signal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=WITH_PLATFORM) as process:
         assert process.stdout
@@ -150,9 +207,9 @@ def test_a_killed_writer_leaves_what_it_had_flushed(tmp_path: Path) -> None:
 
 
 def test_an_ordinary_exit_flushes(tmp_path: Path) -> None:
-    code = "import sys; from gankd.store.events import EventWriter; EventWriter(sys.argv[1], 'trial-0', 1e6).emit('metrics')"
+    code = "import sys; from gankd.store.events import EventWriter; EventWriter(sys.argv[1], 'trial-0', 1e6).emit('a')"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=WITH_PLATFORM)
-    assert kinds(EventReader(str(tmp_path)).read({})[0]) == ["metrics", "closed"]
+    assert kinds(EventReader(str(tmp_path)).read({})[0]) == ["a", "closed"]
 
 
 def test_training_processes_import_neither_mlflow_nor_torch_nor_ray() -> None:

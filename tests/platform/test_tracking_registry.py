@@ -249,8 +249,8 @@ def test_the_finished_sweeps_of_a_data_set_are_told_with_what_their_numbers_depe
         facts = json.dumps({"metric": "val_accuracy", "data": "c-1"})
         tags = {"gankd.method": method, "gankd.dataset": dataset, "gankd.metric": "student/val_accuracy"}
         run = runs.sweep_run(tags | {"gankd.comparable.student": facts})
-        runs.metrics(run, {"objective": 90.0, "val/student": 90.0}, 1, 0)
-        runs.flush()
+        runs.rows.figures(run, {"objective": 90.0, "val/student": 90.0}, 1)
+        runs.rows.flush()
         runs.end(run, status, 2)
 
     sweep("one", "rgal")

@@ -18,6 +18,7 @@ from gankd.data import NAMES
 from gankd.data.config import TITLE
 from gankd.errors import UserError
 from gankd.metrics.directions import direction, is_better
+from gankd.tracking.client import public
 from gankd.tracking.sweeps import FinishedSweep, finished_sweeps, tracked_datasets
 from gankd.tracking.tracker import Tracker
 
@@ -42,7 +43,7 @@ def comparison(dataset: str) -> Group:
         tracked = tracked_datasets(uri)
         near = nearest(dataset, [*tracked, *NAMES]) if dataset not in tracked else ""
         there = f"there are sweeps on {', '.join(tracked)}" if tracked else "there are no sweeps yet"
-        raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {uri}{near} ({there})")
+        raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {public(uri)}{near} ({there})")
     parts: list[Any] = []
     if students := [sweep for sweep in sweeps if "val/student" in sweep.metrics]:
         title = f"students on {dataset}: best sweep of each method, chosen on validation"
@@ -102,7 +103,7 @@ def side_by_side(
         sweep = sweeps[index]
         values = {n: None if n == "gain" and sweep in without_gain else sweep.metrics.get(n) for n in shown.values()}
         cells = [_number(value, "+" if name == "gain" else "") for name, value in values.items()]
-        table.add_row(sweep.method, *([letters[index]] if notes else []), *cells, sweep.name)
+        table.add_row(escape(sweep.method), *([letters[index]] if notes else []), *cells, escape(sweep.name))
     return [table, *notes]
 
 

@@ -18,6 +18,7 @@ from gankd.registry import find_method
 from gankd.stages.sections import QualityConfig
 from gankd.store import Store
 from gankd.store.artifact import Artifact
+from gankd.store.storage import KEY
 from gankd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def _generator_table(
     return table
 
 
-def _artifact(store: Store, what: str, key: str) -> Artifact:
-    artifact = store.get(key) if key else None
+def _artifact(store: Store, what: str, key: object) -> Artifact:
+    artifact = store.get(key) if isinstance(key, str) and KEY.fullmatch(key) else None
     if artifact is None:
         raise UserError(
             f"the {what} of this model ({key or 'none known'}) is not in the store {store.storage.uri}; "

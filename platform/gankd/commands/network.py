@@ -53,7 +53,7 @@ def json_tag(tags: Mapping[str, str], name: str, model: str) -> dict[str, Any]:
     text = tag(tags, name, model)
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UserError(f"the tag {name!r} of the registered model {model!r} is damaged ({text[:40]!r}); choose another version")

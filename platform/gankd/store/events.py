@@ -15,6 +15,9 @@ Kinds, each with `time` (ms since the epoch):
     trial_start    trial, params (flat), keys {stage: key}
     trial_end      trial, status, metrics, reason
     closed         the last line of a source that ended in order
+
+A reader hands on whole events only: a line that is none (damaged, or without a field that its kind must have) is passed
+over with a warning, and so is a chunk that has vanished.
 """
 
 from __future__ import annotations
@@ -40,6 +43,23 @@ INDEX = "index"
 CLOSED = -1  # cursor of a source whose last chunk has been seen
 CHUNKS_PER_READ = 500  # bounds the memory of one `read` after a long absence
 UNWRITABLE = (OSError, UserError)  # what a storage raises when it is away
+INT64 = range(-(2**63), 2**63)  # what databases take
+
+REQUIRED = {
+    "stage_start": ("key", "stage", "config"),
+    "metrics": ("values",),
+    "tags": ("tags",),
+    "image": ("name", "png"),
+    "progress": ("key", "stage", "step", "total"),
+    "stage_end": ("key", "stage", "status", "metrics"),
+    "trial_start": ("trial", "params"),
+    "trial_end": ("trial", "status", "metrics"),
+}
+TEXTS = {"kind", "key", "trial", "stage", "status", "reason", "name", "png"}
+NUMBERS = {"total", "rate"}
+COUNTS = {"time", "step"}
+TABLES = {"config", "params", "inputs", "keys", "tags"}
+TABLES_OF_NUMBERS = {"values", "metrics"}
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +93,7 @@ class EventWriter:
             if self._unwritten:
                 if not self._seq:
                     self._storage.write_bytes(f"{INDEX}/{self.source}", b"")
-                self._storage.write_bytes(f"{self.source}/{self._seq + 1:08d}.jsonl", self._unwritten.encode())
+                self._storage.write_bytes(_chunk_name(self.source, self._seq + 1), self._unwritten.encode())
                 self._seq += 1
                 self._unwritten = ""
 
@@ -108,6 +128,7 @@ class EventReader:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self._storage = open_root(folder)
+        self._complete: set[str] = set()  # sources in which no chunk is missing, as far as they have been written
 
     def read(self, cursor: Mapping[str, int]) -> tuple[list[Event], Cursor]:
         """The events after `cursor`, and the cursor after them, which rests once all is read (500 chunks a call).
@@ -118,27 +139,84 @@ class EventReader:
         for source in (file.name.removeprefix(f"{INDEX}/") for file in self._storage.list(INDEX)):
             events: list[Event] = []
             while budget and after.get(source, 0) != CLOSED:
-                chunk = self._chunk(source, after.get(source, 0) + 1)
+                seq = after.get(source, 0) + 1
+                chunk = self._chunk(source, seq)
+                if chunk is None and (seq := self._beyond_gap(source, seq)):
+                    chunk = self._chunk(source, seq)
                 if chunk is None:
                     break
                 budget -= 1
                 events += chunk
-                after[source] = CLOSED if chunk and chunk[-1]["kind"] == "closed" else after.get(source, 0) + 1
+                after[source] = CLOSED if chunk and chunk[-1]["kind"] == "closed" else seq
             streams.append(events)
         return list(heapq.merge(*streams, key=lambda event: event["time"])), after
 
     def _chunk(self, source: str, seq: int) -> list[Event] | None:
         # Asking for the next number costs the same however long the source has been writing; listing would not.
-        name = f"{source}/{seq:08d}.jsonl"
+        name = _chunk_name(source, seq)
         try:
-            data = self._storage.read_bytes(name)
-        except FileNotFoundError:
+            lines = self._storage.read_bytes(name).splitlines()
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        try:
-            return [json.loads(line) for line in data.decode().splitlines()]
-        except ValueError as error:
-            _log.warning("the damaged event file %s of %s is passed over: %s", name, self.folder, error)
-            return []
+        except IsADirectoryError:
+            lines = [b"a folder"]
+        events = [event for event in map(_parsed, lines) if event]
+        if damaged := len(lines) - len(events):
+            _log.warning("%d of %d events in %s of %s are damaged and passed over", damaged, len(lines), name, self.folder)
+        return events
+
+    def _beyond_gap(self, source: str, seq: int) -> int:
+        """The first chunk after `seq` where `seq` has vanished, 0 where the source has simply not gone on.
+
+        Looks once: a writer never leaves a gap, so there is one only where somebody deleted what was written before.
+        """
+        if source in self._complete:
+            return 0
+        names = [name for name in self._storage.names(source) if name >= _chunk_name("", seq).strip("/")]
+        found = next((int(name[:8]) for name in names if name[:8].isdecimal() and name.endswith(".jsonl")), 0)
+        if found == seq:  # written a moment ago
+            return seq
+        if found:
+            _log.warning("event files %d to %d of %s in %s are missing and passed over", seq, found - 1, source, self.folder)
+        else:
+            self._complete.add(source)
+        return found
+
+
+def _chunk_name(source: str, seq: int) -> str:
+    return f"{source}/{seq:08d}.jsonl"
+
+
+def _parsed(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) and _is_whole(event) else None
+
+
+def _is_whole(event: Event) -> bool:
+    """Whether every field is of its type, and none is missing: what comes from a file may be anything."""
+    required = ("kind", "time", *REQUIRED.get(str(event.get("kind")), ()))
+    return all(event.get(name) is not None for name in required) and all(
+        value is None or _fits(name, value) for name, value in event.items()
+    )
+
+
+def _fits(name: str, value: Any) -> bool:
+    if name in TEXTS:
+        return isinstance(value, str)
+    if name in COUNTS:
+        return type(value) is int and value in INT64
+    if name in NUMBERS:
+        return _is_number(value)
+    if name in TABLES_OF_NUMBERS:
+        return isinstance(value, dict) and all(map(_is_number, value.values()))
+    return name not in TABLES or isinstance(value, dict)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and value in INT64)
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 A version holds the network twice: as a pt2 archive (`torch.export`), which any program loads without our code, and as
 `network/recipe.json` + `network/model.safetensors`, which `gankd.models.load` builds again for going on training.
 Neither is ever unpickled. The alias `champion` moves only to a version that is better on the validation part of the
-same data; a version that is not becomes `challenger`.
+same data; a version that is not becomes `challenger` (`gankd.tracking.champion`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import copy
 import importlib.metadata
 import inspect
 import json
-import math
 import os
 import re
 import shutil
@@ -24,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.errors import UserError
-from gankd.tracking.runs import mlflow_client
-from gankd.tracking.tracker import answering
+from gankd.tracking.champion import give_alias
+from gankd.tracking.client import EXISTS, answering, first_line, is_refusal, mlflow_client, on_server, pages, public, quoted
+from gankd.tracking.database import alone
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,48 +76,53 @@ def register(
         shown_by: further runs that show the version among their models; in MLflow's table of runs the first one does.
         tags: what else the version should tell (method, config, the key of its partner).
 
-    Raises UserError when the store cannot be reached.
+    Two processes that register the same artifact at the same time make one version of it. Raises UserError when the store
+    cannot be reached.
     """
-    with answering(uri), patient():
-        client = mlflow_client(uri)
-        known = client.search_model_versions(f"name = '{name}' AND tags.`gankd.key` = '{key}'")
-        own = {
-            "gankd.key": key,
-            "gankd.value": metrics[metric],
-            "gankd.mode": mode,
-            "gankd.data": facts.get("data", ""),
-            "gankd.comparable": json.dumps(facts, sort_keys=True),
-        }
-        texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
-        version = known[0] if known else _new_version(uri, client, name, *network(), folder(), [run_id, *shown_by], texts)
-        _show_model(client, version, shown_by)
-        reason = _why_no_champion(client, name, version, metrics[metric], facts, mode)
-        alias = "challenger" if reason else "champion"
-        client.set_registered_model_alias(name, alias, version.version)
-        client.set_model_version_tag(name, version.version, "gankd.why_challenger", reason)
-        aliases = client.get_registered_model(name).aliases
-        if aliases.get("challenger") == aliases.get("champion"):
-            client.delete_registered_model_alias(name, "challenger")
-        return Registered(name, str(version.version), alias, not known, reason)
+    own = {
+        "gankd.key": key,
+        "gankd.value": metrics[metric],
+        "gankd.mode": mode,
+        "gankd.data": facts.get("data", ""),
+        "gankd.comparable": json.dumps(facts, sort_keys=True),
+    }
+    texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
+    with patient():
+        with answering(uri):
+            client = mlflow_client(uri)
+            version, new = _of_key(client, name, key), False
+        if version is None:
+            version, new = _new_version(client, name, key, *network(), folder(), [run_id, *shown_by], texts)
+        with answering(uri):
+            _show_model(client, version, shown_by)
+            reason = give_alias(client, name, version, metrics[metric], facts, mode)
+    return Registered(name, str(version.version), "challenger" if reason else "champion", new, reason)
+
+
+def _of_key(client: Any, name: str, key: str) -> Any:
+    """The first version that was made of an artifact, or None."""
+    known = client.search_model_versions(f"name = {quoted(name)} AND tags.`gankd.key` = {quoted(key)}")
+    return min(known, key=lambda version: int(version.version), default=None)
 
 
 def _new_version(
-    uri: str,
     client: Any,
     name: str,
+    key: str,
     network: nn.Module,
     example: tuple[Tensor, ...],
     folder: Path,
     runs: Sequence[str],
     tags: dict[str, str],
-) -> Any:
-    from mlflow.entities import LoggedModelOutput
+) -> tuple[Any, bool]:
+    """The version of the artifact, and whether this process has made it: another may have been faster."""
     from mlflow.models import Model
 
-    run_id, experiment_id = runs[0], client.get_run(runs[0]).info.experiment_id
-    role = name.rpartition("-")[2]
-    # The table of runs shows a logged model beside its source run alone: the sweep rather than a stage far below it.
-    logged = client.create_logged_model(experiment_id, name=role, source_run_id=runs[:2][-1], tags=tags)
+    uri, run_id = client.tracking_uri, runs[0]
+    with answering(uri):
+        experiment_id = client.get_run(run_id).info.experiment_id
+        # The table of runs shows a logged model beside its source run alone: the sweep rather than a stage far below it.
+        logged = client.create_logged_model(experiment_id, name.rpartition("-")[2], source_run_id=runs[:2][-1], tags=tags)
     meta = Model(artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id)
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "model"
@@ -125,27 +130,51 @@ def _new_version(
         (path / "network").mkdir()
         for file in FILES:
             shutil.copyfile(folder / file, path / "network" / file)
-        client.log_model_artifacts(logged.model_id, str(path))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
-    if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name)
+        with answering(uri):
+            client.log_model_artifacts(logged.model_id, str(path))
+            client.finalize_logged_model(logged.model_id, "READY")
+    with answering(uri):
+        return _one_version(client, name, key, logged, run_id, tags)
+
+
+def _one_version(client: Any, name: str, key: str, logged: Any, run_id: str, tags: dict[str, str]) -> tuple[Any, bool]:
+    from mlflow.entities import LoggedModelOutput
+
     # A server finds the model by its id; without one MLflow would look it up in the process-wide tracking store.
-    source = f"models:/{logged.model_id}" if uri.startswith(("http://", "https://")) else logged.artifact_location
-    version = client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
-    link = json.dumps([{"name": name, "version": version.version}])
-    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
-    return version
+    source = f"models:/{logged.model_id}" if on_server(client.tracking_uri) else logged.artifact_location
+    try:
+        client.create_registered_model(name)
+    except Exception as error:
+        if getattr(error, "error_code", None) != EXISTS:
+            raise
+    with alone(client.tracking_uri):
+        first = _of_key(client, name, key)
+        if first is None:
+            made = client.create_model_version(name, source, run_id, tags=tags, model_id=logged.model_id)
+            # A server keeps nobody out, but gives the numbers in their order: of two at once, the later withdraws.
+            first = _of_key(client, name, key) or made
+            if first.version == made.version:
+                client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+                link = json.dumps([{"name": name, "version": made.version}])
+                client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
+                return made, True
+            client.delete_model_version(name, made.version)
+    client.delete_logged_model(logged.model_id)
+    return first, False
 
 
 def _show_model(client: Any, version: Any, runs: Iterable[str]) -> None:
     """Make the version's logged model an output of the runs, once each: MLflow's own store refuses a second time."""
     from mlflow.entities import LoggedModelOutput
 
-    of_version = [model for model in _models_of(client, version.run_id) if model in version.source]
-    for run in runs:
-        if new := set(of_version) - set(_models_of(client, run)):
-            client.log_outputs(run, [LoggedModelOutput(model, 0) for model in new])
+    try:
+        of_version = [model for model in _models_of(client, version.run_id) if model in version.source]
+        for run in runs:
+            if new := set(of_version) - set(_models_of(client, run)):
+                client.log_outputs(run, [LoggedModelOutput(model, 0) for model in new])
+    except Exception as error:
+        if not is_refusal(error):  # a run that somebody has deleted shows nothing
+            raise
 
 
 def _models_of(client: Any, run_id: str) -> list[str]:
@@ -182,65 +211,60 @@ def export(network: nn.Module, example: tuple[Tensor, ...], path: Path, meta: An
     )
 
 
-def _why_no_champion(client: Any, name: str, version: Any, value: float, facts: Mapping[str, Any], mode: str) -> str:
-    """Why a version does not take the champion's place; empty where it does."""
-    if math.isnan(value):
-        return "its value is not a number"
-    number = client.get_registered_model(name).aliases.get("champion")
-    if number is None or str(number) == str(version.version):
-        return ""
-    champion = client.get_model_version(name, number).tags
-    theirs = json.loads(champion.get("gankd.comparable", "{}"))
-    other = sorted(fact for fact in {*facts, *theirs} if facts.get(fact) != theirs.get(fact))
-    if other:
-        listed = ", ".join(f"{fact} ({_brief(theirs.get(fact))} there, {_brief(facts.get(fact))} here)" for fact in other[:3])
-        return f"not comparable with the champion, version {number}: another {listed}"
-    best = float(champion["gankd.value"])
-    better = value > best if mode == "max" else value < best
-    return "" if better else f"the champion, version {number}, has {best:.4g}"
-
-
-def _brief(fact: Any) -> str:
-    text = fact if isinstance(fact, str) else json.dumps(fact, sort_keys=True)
-    return text if len(text) <= 40 else f"{text[:12]}..."
-
-
 def load(uri: str, model: str) -> Path:
     """Folder with `recipe.json` and `model.safetensors` of a registered network, for `gankd.models.load`.
 
     `model` is `name@alias`, `name/version` or `name` (its champion), with or without `models:/` before it.
-    Raises UserError for an unknown name, version or alias, and when the store cannot be reached.
+    Raises UserError for an unknown name, version or alias, for files that are gone, and when the store cannot be reached.
     """
-    with answering(uri), patient():
-        client = mlflow_client(uri)
+    with patient():
+        with answering(uri):
+            client = mlflow_client(uri)
+            name, version = _version(client, uri, model)
+            place = client.get_model_version_download_uri(name, version)
         from mlflow.artifacts import download_artifacts  # after the client, which keeps MLflow quiet
 
-        place = client.get_model_version_download_uri(*_version(client, uri, model))
-        return Path(download_artifacts(f"{place}/network", tracking_uri=uri))
+        try:
+            folder = Path(download_artifacts(f"{place}/network", tracking_uri=uri))
+        except Exception as error:  # whatever the artifact store raises
+            raise UserError(
+                f"the files of {name}/{version} cannot be fetched from {place!r} ({first_line(error)}); put them back there, "
+                "or take another version"
+            ) from error
+    if missing := [file for file in FILES if not (folder / file).is_file()]:
+        raise UserError(f"{name}/{version} has no {missing[0]!r} in {str(folder)!r}; put it back there, or take another version")
+    return folder
 
 
 def version_tags(uri: str, model: str) -> dict[str, str]:
-    """The tags of a registered version, named as in `load`, which raises the same errors."""
+    """The tags of a version that a sweep has registered, named as in `load`, which raises the same errors."""
     with answering(uri):
         client = mlflow_client(uri)
-        return dict(client.get_model_version(*_version(client, uri, model)).tags)
+        name, version = _version(client, uri, model)
+        tags = dict(client.get_model_version(name, version).tags)
+    if "gankd.method" not in tags:
+        raise UserError(
+            f"{name}/{version} was not registered by a sweep of gankd (it has no tag 'gankd.method'); take another version"
+        )
+    return tags
 
 
 def _version(client: Any, uri: str, model: str) -> tuple[str, str]:
     """Name and version number of a reference. Raises UserError for an unknown one."""
     reference = model.removeprefix("models:/").strip("/")
     name = re.split("[@/]", reference)[0]
-    models = {found.name: found for found in client.search_registered_models()}
+    models = {found.name: found for found in pages(client.search_registered_models)}
     if name not in models:
         listed = ", ".join(sorted(models)) or "none yet"
-        raise UserError(f"no model {name!r} is registered in {uri!r}; registered are: {listed}")
+        raise UserError(f"no model {name!r} is registered in {public(uri)!r}; registered are: {listed}")
     aliases = models[name].aliases
-    versions = {str(found.version) for found in client.search_model_versions(f"name = '{name}'")}
+    query = f"name = {quoted(name)}"
+    versions = {str(v.version) for v in pages(lambda page_token: client.search_model_versions(query, page_token=page_token))}
     reference = reference if reference != name else f"{name}@champion"
     wanted = reference[len(name) + 1 :]
     if wanted not in (aliases if "@" in reference else versions):
         known = [f"{name}@{alias}" for alias in aliases] + [f"{name}/{n}" for n in sorted(versions, key=int)]
-        raise UserError(f"the registered model {name!r} has no {wanted!r}; it has {', '.join(known)}")
+        raise UserError(f"the registered model {name!r} has no {wanted!r}; it has {', '.join(known) or 'no version at all'}")
     return name, str(aliases.get(wanted, wanted))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from gankd.tracking.runs import mlflow_client
-from gankd.tracking.tracker import answering
+from functools import partial
+
+from gankd.tracking.client import answering, mlflow_client, pages
 
 DEFAULT_EXPERIMENT = "0"  # MLflow's own, which gankd never uses
 
@@ -14,7 +15,8 @@ def run_tables(uri: str, server: str) -> dict[str, str]:
     Raises UserError when the store `uri` cannot be opened.
     """
     with answering(uri):
-        found = mlflow_client(uri).search_experiments(order_by=["last_update_time DESC"])
+        search = partial(mlflow_client(uri).search_experiments, order_by=["last_update_time DESC"])
+        found = list(pages(search))
     # Without this in the address a browser that has never been there shows the pages for GenAI, whatever the experiment says.
     kind = "workflowType=machine_learning"
     return {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from gankd.tracking.runs import mlflow_client
-from gankd.tracking.tracker import answering
+from gankd.tracking.client import answering, mlflow_client, pages, quoted
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class FinishedSweep:
         objective: name of the metric that its trials were compared by.
         metrics: all figures of its own run, see `gankd.sweep.conclusion.summary`.
         facts: what numbers depend on, by what they are of ("objective", "student", "generator"): two sweeps' numbers
-            compare only where these are equal.
+            compare only where these are equal. What a damaged tag said is equal to nothing.
     """
 
     method: str
@@ -33,9 +33,9 @@ def finished_sweeps(uri: str, dataset: str) -> list[FinishedSweep]:
     """All finished sweeps on a data set, the newest first. Raises UserError when the store cannot be reached."""
     with answering(uri):
         client = mlflow_client(uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = '{dataset}' AND attributes.status = 'FINISHED'"
-        return [_finished(run) for run in client.search_runs(experiments, query, max_results=1000)]
+        experiments = [experiment.experiment_id for experiment in pages(client.search_experiments)]
+        query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = {quoted(dataset)} AND attributes.status = 'FINISHED'"
+        return [_finished(run) for run in pages(partial(client.search_runs, experiments, query, max_results=1000))]
 
 
 def tracked_datasets(uri: str) -> list[str]:
@@ -48,12 +48,19 @@ def tracked_datasets(uri: str) -> list[str]:
 def _finished(run: Any) -> FinishedSweep:
     tags = run.data.tags
     start = "gankd.comparable."
-    facts = {name.removeprefix(start): json.loads(text) for name, text in tags.items() if name.startswith(start)}
     return FinishedSweep(
-        tags.get("gankd.method", ""),
-        tags["gankd.sweep"],
+        tags.get("gankd.method", "unknown"),
+        tags.get("gankd.sweep") or run.info.run_name or run.info.run_id,
         run.info.run_id,
         tags.get("gankd.metric", ""),
         dict(run.data.metrics),
-        facts,
+        {name.removeprefix(start): _facts(run, text) for name, text in tags.items() if name.startswith(start)},
     )
+
+
+def _facts(run: Any, text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError):
+        facts = None
+    return facts if isinstance(facts, dict) else {"unreadable tag of run": run.info.run_id}

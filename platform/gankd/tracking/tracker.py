@@ -2,7 +2,7 @@
 
 Training processes write files (`gankd.store.events`) and never wait for a tracker. The driver pumps those files to MLflow in
 batches and moves its cursor only past what was accepted, so a server that is away loses nothing. Sending twice does no
-harm: runs are found by their tags before one is made, MLflow keeps one row per (metric, time, step, value), and the
+harm: runs are found by their tags before one is made, a step of a metric is sent once (`gankd.tracking.rows`), and the
 name of a picture follows from its run, name and step. So a lost cursor is mended by reading from the start.
 
 Runs of an experiment `<method>/<data set>`, told apart by the tag `gankd.kind`:
@@ -16,22 +16,23 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from gankd.errors import UserError
-from gankd.store.events import Cursor, Event, EventReader
+from gankd.store.events import CLOSED, Cursor, Event, EventReader
+from gankd.tracking.client import explained, first_line, is_refusal, public
+from gankd.tracking.database import FILE, sqlite_uri
 from gankd.tracking.provenance import DataInput, source_tags
-from gankd.tracking.runs import Runs, is_refusal, stage_title
+from gankd.tracking.runs import Runs, stage_title
 
 PERIOD_S = 2.0  # between two pumps
 LONGEST_PAUSE_S = 30.0  # between two attempts to reach a server that is away
+BROKEN_EVENT = (LookupError, TypeError, ValueError, ArithmeticError)  # what one raises that is not what it says
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class Tracker:
         cursor_path: file that remembers which events were accepted.
         data: the data set that the runs are shown with.
 
-    Raises UserError when the tracking store cannot be opened. Afterwards no method raises because the server is away.
+    Raises UserError when the tracking store cannot be opened, or the cursor's folder cannot be made. Afterwards no method
+    raises because the server is away.
     """
 
     def __init__(
@@ -66,8 +68,8 @@ class Tracker:
         try:
             self.runs = Runs.open(uri, experiment, artifact_root, sweep, data)
         except Exception as error:
-            raise unreachable(uri, error) from error
-        self._cursor: Cursor = json.loads(cursor_path.read_text()) if cursor_path.exists() else {}
+            raise explained(uri, error) from error
+        self._cursor = _read_cursor(cursor_path)
         self._found: dict[str, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -77,7 +79,7 @@ class Tracker:
     @staticmethod
     def default_uri(folder: Path) -> str:
         """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `folder`."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+        return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder.absolute() / FILE)
 
     # The sweep.
 
@@ -86,7 +88,7 @@ class Tracker:
         try:
             return self.runs.begin(self.runs.sweep_run(tags), int(time.time() * 1000), params, {**source_tags(), **tags})
         except Exception as error:
-            raise unreachable(self.uri, error) from error
+            raise explained(self.uri, error) from error
 
     def stage_from_store(self, key: str, manifest: Mapping[str, Any]) -> None:
         """See that an artifact found in the store has a run, made from its manifest. Sent with the next pump."""
@@ -122,7 +124,7 @@ class Tracker:
         """Send what is new; the number of events sent. Raises what MLflow raises when the server is away."""
         sent = 0
         with self._lock:
-            self.runs.forget_unsent()
+            self.runs.rows.forget()
             for key in list(self._found):
                 self._stage_found(key, self._found[key])
                 del self._found[key]
@@ -132,7 +134,7 @@ class Tracker:
                     return sent
                 for event in events:
                     self._apply(event)
-                self.runs.flush()
+                self.runs.rows.flush()
                 self._advance(cursor)
                 sent += len(events)
 
@@ -167,14 +169,14 @@ class Tracker:
             self._warn(error)
             return False
         if self._away and sent:
-            _log.warning("MLflow at %s answers again; %d events were sent", _public(self.uri), sent)
+            _log.warning("MLflow at %s answers again; %d events were sent", public(self.uri), sent)
         self._away = self._away and not sent
         return True
 
     def _warn(self, error: Exception) -> None:
         if not self._away:
             text = "MLflow at %s does not answer (%s); training goes on and everything is sent later from %s"
-            _log.warning(text, _public(self.uri), _first_line(error), self.reader.folder)
+            _log.warning(text, public(self.uri), first_line(error), self.reader.folder)
         self._away = True
 
     def _advance(self, cursor: Cursor) -> None:
@@ -193,9 +195,9 @@ class Tracker:
         try:
             handle(event)
         except Exception as error:
-            if not isinstance(error, KeyError | TypeError | ValueError) and not is_refusal(error):
+            if not isinstance(error, BROKEN_EVENT) and not is_refusal(error):
                 raise
-            _log.warning("MLflow does not take an event %s: %s", event["kind"], _first_line(error))
+            _log.warning("MLflow does not take an event %s: %s", event["kind"], first_line(error))
 
     def _target(self, event: Event) -> str:
         return self._run_of(event.get("key") or "", event.get("trial") or "")
@@ -209,15 +211,17 @@ class Tracker:
             self.runs.tag(self.runs.trial_run(trial), {f"gankd.key.{stage}": key, f"gankd.stage_run.{stage}": run})
 
     def _on_metrics(self, event: Event) -> None:
-        # A stage that goes on from its checkpoint walks the same steps again, to the same values: one curve is enough.
-        once = bool(event.get("key"))
-        self.runs.metrics(self._target(event), event["values"], event["time"], int(event.get("step", 0)), once)
+        run = self._target(event)
+        if event.get("key") or event.get("trial"):
+            self.runs.rows.curve(run, event["values"], event["time"], event.get("step") or 0)
+        else:
+            self.runs.rows.figures(run, event["values"], event["time"])
 
     def _on_tags(self, event: Event) -> None:
         self.runs.tag(self._target(event), event["tags"])
 
     def _on_image(self, event: Event) -> None:
-        self.runs.image(self._target(event), event["name"], int(event.get("step", 0)), event["time"], event["png"])
+        self.runs.image(self._target(event), event["name"], event.get("step") or 0, event["time"], event["png"])
 
     def _on_stage_end(self, event: Event) -> None:
         self._end(self._target({"key": event["key"]}), event)
@@ -233,7 +237,7 @@ class Tracker:
         self.runs.link_stages(run)
 
     def _end(self, run: str, event: Event) -> None:
-        self.runs.metrics(run, event.get("metrics") or {}, event["time"], self.runs.last_step(run))
+        self.runs.rows.figures(run, event["metrics"], event["time"])
         self.runs.end(run, STATUS[event["status"]], event["time"], event.get("reason") or "")
 
     def _stage_found(self, key: str, manifest: Mapping[str, Any]) -> None:
@@ -245,38 +249,26 @@ class Tracker:
         tags = {f"gankd.key.{name}": value for name, value in manifest.get("inputs", {}).items()}
         run = self.runs.begin(self.runs.stage_run(key, stage), created, flatten(manifest["config"]), tags)
         values = {f"{stage}/{name}": value for name, value in manifest["metrics"].items()}
-        self.runs.metrics(run, values, created, self.runs.last_step(run))
-        self.runs.flush()
+        self.runs.rows.figures(run, values, created)
+        self.runs.rows.flush()
         self.runs.end(run, "FINISHED", created + int(1000 * manifest.get("seconds", 0)))
 
 
-def unreachable(uri: str, error: Exception) -> UserError:
-    """The user's sentence for a tracking store that cannot be opened."""
-    return UserError(
-        f"the MLflow tracking store {_public(uri)!r} cannot be opened ({_first_line(error)}); start that server or log "
-        "in to it, or set MLFLOW_TRACKING_URI to one that answers (unset, it is a SQLite file in the working folder)"
-    )
-
-
-@contextmanager
-def answering(uri: str) -> Iterator[None]:
-    """Errors of a tracking store that does not answer become the user's sentence."""
+def _read_cursor(path: Path) -> Cursor:
+    """What the file remembers. One that is damaged is set aside: reading starts anew, and sends nothing twice."""
     try:
-        yield
-    except Exception as error:
-        from mlflow.exceptions import MlflowException  # not before: the client keeps MLflow quiet
-
-        if not isinstance(error, MlflowException) or is_refusal(error):
-            raise
-        raise unreachable(uri, error) from error
-
-
-def _public(uri: str) -> str:
-    """The URI without user name and password."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"//[^/@\s]+@", "//", text[0])[:300]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            return {}
+    except OSError as error:
+        raise UserError(f"the folder {str(path.parent)!r} cannot be made ({error}); move what is in its place away") from error
+    try:
+        cursor = json.loads(path.read_bytes())
+        if isinstance(cursor, dict) and all(type(seq) is int and seq >= CLOSED for seq in cursor.values()):
+            return cursor
+    except (OSError, ValueError, RecursionError):
+        pass
+    number = next(number for number in count(1) if not path.with_suffix(f".damaged{number}").exists())
+    aside = path.rename(path.with_suffix(f".damaged{number}"))
+    _log.warning("the damaged cursor file %s is set aside as %s; all events are read again", path, aside.name)
+    return {}
