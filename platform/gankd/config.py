@@ -22,7 +22,7 @@ from gankd.text import read_yaml, shortened, typed
 
 BEYOND = 2**31  # a number as large as this is a slip of the hand, and no machine's
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)  # made once: a sweep names 100,000 trials
-Config = TypeVar("Config", bound="Section")
+Config = TypeVar("Config", bound=BaseModel)
 
 
 class Section(BaseModel):

@@ -73,7 +73,7 @@ def test_a_checkpoint_needs_no_batch() -> None:
         ("cgan_kd", "density_ratio.widths", [30], "multiple of 8 up to 8192"),
         ("cgan_kd", "density_ratio.widths", [8] * 17, "1 to 16 widths"),
         ("cgan_kd", "density_ratio.widths", [10**12], "up to 8192"),
-        ("cgan_kd", "density_ratio.widths", ["8"], "a list of"),
+        ("cgan_kd", "density_ratio.widths", ["wide"], "a list of"),
         ("cgan_kd", "density_ratio.widths", "MLP4", "MLP3, MLP5, MLP7, MLP9"),
         ("cgan_kd", "density_ratio.widths", None, "MLP3"),
         ("cgan_kd", "student.milestones", [0.9, 0.1], "larger than the one before"),

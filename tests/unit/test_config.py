@@ -21,7 +21,7 @@ def test_every_preset_is_valid_and_sets_only_known_knobs() -> None:
 
 def test_a_knobs_type_decides_how_its_text_is_read() -> None:
     texts = ["student.lr=1e-3", "student.steps=1e3", "biggan.flip=false", "student.real_per_fake=null", "seed=010"]
-    lists = ["density_ratio.widths=[64, 3e1]", "biggan.diffaugment=[color]", "teacher.normalisation=[[0.5], [0.25]]"]
+    lists = ["density_ratio.widths=[64, 3.2e1]", "biggan.diffaugment=[color]", "teacher.normalisation=[[0.5], [0.25]]"]
     config: Any = build_config(METHOD.config, with_knobs({}, parse_overrides([*texts, *lists])))
     assert (config.student.lr, config.student.steps, config.biggan.flip, config.student.real_per_fake) == (
         1e-3,
@@ -29,7 +29,7 @@ def test_a_knobs_type_decides_how_its_text_is_read() -> None:
         False,
         None,
     )
-    assert (config.seed, config.density_ratio.widths, config.biggan.diffaugment) == (10, (64, 30), ("color",))
+    assert (config.seed, config.density_ratio.widths, config.biggan.diffaugment) == (10, (64, 32), ("color",))
     assert config.teacher.normalisation == ((0.5,), (0.25,))
     named: Any = build_config(METHOD.config, with_knobs({}, parse_overrides(["density_ratio.widths=MLP3"])))
     assert named.density_ratio.widths == "MLP3"

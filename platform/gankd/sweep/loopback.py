@@ -24,7 +24,7 @@ class LoopbackConfig(TorchConfig):
 class LoopbackBackend(_TorchBackend):  # type: ignore[misc]
     """A process group by a file; none for a single worker, which has nobody to talk to."""
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         size = len(worker_group)
         if size == 1:
             return
