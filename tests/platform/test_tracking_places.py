@@ -415,7 +415,7 @@ def test_a_damaged_data_tag_is_one_sentence(
     monkeypatch.setattr("gankd.models.load", lambda folder: nn.Linear(1, 1))
     if text:
         used.runs.client.set_model_version_tag("digits-student", "1", "gankd.data_config", text)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"gankd\.data_config"):
         evaluate_registered("digits-student", str(tmp_path / "runs"), {})
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
@@ -59,7 +60,7 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     tags = version_tags(uri, model)
     method = find_method(tags["gankd.method"])  # the recipe may name a network of the method's own
     network = models.load(fetch(uri, model))
-    data = load(build_config(DataConfig, _table(model, tags, "gankd.data_config"), source=f"the tag of {model}"))
+    data = load(_data_config(model, tags))
     if is_generator(network):
         return _generator_table(model, method, data, Store(storage), tags, changes)
     if changes:
@@ -113,6 +114,17 @@ def _generator_table(
         _add_metrics(table, said, extractor, *(_measured(ctx, cfg, generator, extractor, part) for part in parts.values()))
     table.caption, table.caption_justify = escape("\n".join(said)), "left"
     return table
+
+
+def _data_config(model: str, tags: Mapping[str, str]) -> DataConfig:
+    try:
+        return DataConfig.model_validate(_table(model, tags, "gankd.data_config"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"the tag 'gankd.data_config' of {model!r} is damaged or of another gankd ({first['loc'][0]!r}: {first['msg']}); "
+            "mend it in MLflow, or take another version"
+        ) from error
 
 
 def _table(model: str, tags: Mapping[str, str], name: str) -> dict[str, Any]:
