@@ -1,7 +1,5 @@
 """What the sweep's events become in MLflow, on a real SQLite store."""
 
-import base64
-import io
 import json
 import math
 import shutil
@@ -20,66 +18,9 @@ from gankd.errors import UserError
 from gankd.store.events import EventReader, EventWriter
 from gankd.tracking import provenance
 from gankd.tracking.pages import run_tables
-from gankd.tracking.provenance import DataInput, source_tags
+from gankd.tracking.provenance import source_tags
 from gankd.tracking.tracker import Tracker
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with its tables made: making them takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    reader = EventReader(str(folder / "events"))
-    Tracker(f"sqlite:///{folder}/mlflow.db", "none/none", folder, "none", reader, folder / "cursor.json")
-    return folder / "mlflow.db"
-
-
-DIGITS = DataInput("digits", "0123456789abcdef" * 4, "scikit-learn", (1, 8, 8), {"train": 1078, "test": 599})
-
-
-class Sweep:
-    """A writer, and trackers that read it."""
-
-    def __init__(self, folder: Path, name: str = "s1", data: DataInput = DIGITS) -> None:
-        self.folder, self.name, self.data = folder, name, data
-        self.writer = EventWriter(str(folder / name), "driver", 1e6)
-        self.tracker = self.open()
-
-    def open(self) -> Tracker:
-        uri = f"sqlite:///{self.folder}/mlflow.db"
-        reader, cursor = EventReader(str(self.folder / self.name)), self.folder / f"{self.name}.json"
-        tracker = Tracker(uri, "rgal/digits", self.folder / "pictures", self.name, reader, cursor, self.data)
-        tracker.open_sweep({"scheduler": "asha"}, {"gankd.method": "rgal", "gankd.dataset": "digits"})
-        return tracker
-
-    def send(self) -> int:
-        self.writer.flush()
-        return self.tracker.pump()
-
-    def trial(self, name: str = "t0", key: str = "k" * 16, status: str = "finished", reason: str = "") -> None:
-        emit = self.writer.emit
-        emit("trial_start", trial=name, params={"student.lr": 0.1, "seed": 0}, keys={"student": key})
-        emit("stage_start", key=key, stage="student", config={"lr": 0.1}, inputs={"teacher": "t" * 16}, trial=name)
-        for step in range(3):
-            emit("metrics", key=key, step=step, values={"student/loss": 1.0 / (step + 1)})
-        end = {"trial": name, "status": status, "reason": reason}
-        emit("stage_end", key=key, stage="student", metrics={"student/acc": 0.5}, **end)
-        emit("metrics", trial=name, step=2, values={"val/student": 0.5})
-        emit("trial_end", metrics={"val/best": 0.5}, **end)
-
-    def runs(self, kind: str = "") -> list[Any]:
-        query = f"tags.`gankd.kind` = '{kind}'" if kind else ""
-        return list(self.tracker.runs.client.search_runs([self.tracker.runs.experiment_id], query))
-
-    def rows(self) -> int:
-        """Metric rows of all runs, histories included."""
-        client = self.tracker.runs.client
-        return sum(len(client.get_metric_history(r.info.run_id, m)) for r in self.runs() for m in r.data.metrics)
-
-
-@pytest.fixture
-def sweep(tmp_path: Path, empty_store: Path) -> Sweep:
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    return Sweep(tmp_path)
+from tests.platform.tracking_fixtures import DIGITS, Sweep, picture
 
 
 def history(sweep: Sweep, run: Any, metric: str) -> list[tuple[int, float]]:
@@ -339,12 +280,6 @@ def test_metrics_of_any_value_name_and_number(sweep: Sweep) -> None:
     assert stage.data.metrics["fid_inception__1k"] == 3.0
     assert {"_/up", "a/b"} <= set(stage.data.metrics)
     assert parent.data.metrics == {"test/student": 0.9}
-
-
-def picture() -> str:
-    buffer = io.BytesIO()
-    Image.new("RGB", (300, 40), "red").save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def files(sweep: Sweep) -> list[str]:

@@ -53,7 +53,7 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     from gankd.models.generative import is_generator
 
     network, tags = registered_network(Tracker.default_uri(Path.cwd()), model)
-    data = load(build_config(DataConfig, json_tag(tags, "gankd.data_config", model)))
+    data = load(build_config(DataConfig, json_tag(tags, "gankd.data_config", model), f"the tag gankd.data_config of {model}"))
     if is_generator(network):
         return _generator_table(model, find_method(tags["gankd.method"]), data, Store(storage), tags, changes)
     if changes:

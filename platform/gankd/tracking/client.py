@@ -16,6 +16,7 @@ from gankd.tracking.database import alone, follow_folder, prepare, sqlite_file
 
 # Errors by which a server that is there says no to what was sent: sending it again would not help.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"}
+SCHEMES = ("http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql")
 EXISTS = "RESOURCE_ALREADY_EXISTS"
 ELSEWHERE = "set MLFLOW_TRACKING_URI to one that answers (unset, it is a SQLite file in the working folder)"
 
@@ -78,7 +79,7 @@ def answering(uri: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError) as error:  # of requests, of JSON
+    except (OSError, ValueError, ImportError) as error:  # of requests, of JSON, of a database without its driver
         raise explained(uri, error) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "alembic"):
@@ -93,6 +94,8 @@ def explained(uri: str, error: Exception) -> UserError:
     store, said = f"the MLflow tracking store {public(uri)!r}", first_line(error)
     if schema := re.search(r"found version (\w+)|revision identified by '(\w+)'", said):
         return UserError(f"{store} {_of_another_mlflow(uri, schema[1] or schema[2])}, or {ELSEWHERE}")
+    if re.split(r"\+|:", uri.lower())[0] not in SCHEMES:
+        return UserError(f"{store} is of no kind that MLflow takes, such as http://host:port; {ELSEWHERE}")
     if is_refusal(error):
         return UserError(f"{store} refuses ({said}); mend that there, or {ELSEWHERE}")
     if sqlite_file(uri):
@@ -119,5 +122,8 @@ def public(uri: str) -> str:
 
 def first_line(error: Exception) -> str:
     """What an error says, short and without passwords."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"//[^/@\s]+@", "//", text[0])[:300]
+    of_database = getattr(error.__cause__, "orig", None) or getattr(error, "orig", None)  # below SQLAlchemy's own words
+    text = next(iter(str(of_database or error).strip().splitlines()), type(error).__name__)
+    if cause := re.search(r"\(Caused by (.+)\)$", text):
+        text = cause[1]
+    return re.sub(r"//[^/@\s]+@", "//", text)[:300]

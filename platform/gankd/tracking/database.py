@@ -7,7 +7,6 @@ places of artifacts into them, which a folder that is moved leaves behind.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -34,12 +33,12 @@ _log = logging.getLogger(__name__)
 
 
 def sqlite_uri(file: Path) -> str:
-    """The tracking URI of a database file, for which a `?` begins a query and a `%` an escape."""
+    """The tracking URI of an absolute database file."""
     text = str(file)
-    if "?" in text or "%" in text:
-        # MLflow makes the folder that it reads in the URI, escapes and all: seen from the working folder, there is none.
-        text = os.path.relpath(file)
-    return "sqlite:///" + text.replace("%", "%25").replace("?", "%3F")
+    if "?" not in text and "%" not in text:  # where a query and an escape begin
+        return f"sqlite:///{text}"
+    # Of a URI that names no driver, MLflow makes the folder that it reads there, escapes and all.
+    return "sqlite+pysqlite:///" + text.replace("%", "%25").replace("?", "%3F")
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -161,7 +160,8 @@ def follow_folder(uri: str) -> None:
 def _left_behind(file: Path, here: Path) -> set[str]:
     """The artifact folders that experiments name, belong to this database, and are not the one beside it."""
     with closing(_connect(file)) as database:
-        rows = database.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        # Number 0 is MLflow's own, which gankd never uses.
+        rows = database.execute("SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id != 0").fetchall()
     roots = {root for (place,) in rows if (root := _root(place))}
     return {root for root in roots if _is_left_behind(Path(root), file.name, here)}
 

@@ -39,11 +39,14 @@ class MetricRows:
         self._put(run_id, values, time_ms, step)
 
     def figures(self, run_id: str, values: Mapping[str, float], time_ms: int) -> None:
-        """Queue values that hold for the whole run. They stand at its last step; one that has changed, a step further."""
+        """Queue values that hold for the whole run. They stand at its last step; one that has changed, a step further.
+
+        What is older than the run's last row of the same metric is old news.
+        """
         self._put(run_id, values, time_ms, None)
 
     def _put(self, run_id: str, values: Mapping[str, float], time_ms: int, step: int | None) -> None:
-        named = {metric_name(name): float(value) for name, value in values.items()}
+        named = {metric_name(name): _kept(float(value)) for name, value in values.items()}
         self._queue.setdefault(run_id, []).append(_Queued(named, time_ms, step))
 
     def forget(self) -> None:
@@ -67,15 +70,15 @@ class MetricRows:
 
     def _new(self, run_id: str, queued: Sequence[_Queued]) -> Iterator[tuple[str, float, int, int]]:
         """The rows (name, value, time, step) that the run does not have."""
-        last = {m.key: (m.step, m.value) for m in self.client.get_run(run_id).data.to_proto().metrics}
+        last = {m.key: (m.step, m.timestamp, m.value) for m in self.client.get_run(run_id).data.to_proto().metrics}
         steps: dict[str, set[int]] = {}  # all, of the metrics of which one step is not the last
         sent: dict[str, set[int]] = {}
         for values, time_ms, of_step in queued:
-            end = max([0, *(step for step, _ in last.values())])
+            end = max([0, *(step for step, _, _ in last.values())])
             for name, value in values.items():
                 before = last.get(name)
                 if of_step is None:
-                    if before and _same(before[1], value):
+                    if before and (time_ms <= before[1] or _same(before[2], value)):
                         continue
                     step = max(end, before[0] + 1) if before else end
                 else:
@@ -87,13 +90,17 @@ class MetricRows:
                             continue
                 sent.setdefault(name, set()).add(step)
                 if before is None or step > before[0]:
-                    last[name] = (step, value)
+                    last[name] = (step, time_ms, value)
                 yield name, value, time_ms, step
 
 
-def _same(stored: float, value: float) -> bool:
-    kept = max(-sys.float_info.max, min(sys.float_info.max, value))  # MLflow keeps no infinities
-    return stored == kept or (math.isnan(stored) and math.isnan(value))
+def _kept(value: float) -> float:
+    """The value as MLflow keeps it: it has no infinities."""
+    return math.copysign(sys.float_info.max, value) if math.isinf(value) else value
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (math.isnan(one) and math.isnan(other))
 
 
 def metric_name(name: str) -> str:

@@ -51,7 +51,9 @@ class Runs:
                 if getattr(error, "error_code", None) != EXISTS:
                     raise
                 found = client.get_experiment_by_name(experiment)  # of another sweep that has begun just now
-        if found.lifecycle_stage != "active":
+        if not found.experiment_id:
+            raise ValueError("it answers, but not as MLflow does")
+        if found.lifecycle_stage == "deleted":
             raise UserError(
                 f"the experiment {experiment!r} was deleted in MLflow; restore it (`mlflow experiments restore "
                 f"-x {found.experiment_id}`) or set MLFLOW_TRACKING_URI to another store"

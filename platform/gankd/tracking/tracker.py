@@ -79,7 +79,7 @@ class Tracker:
     @staticmethod
     def default_uri(folder: Path) -> str:
         """MLFLOW_TRACKING_URI where it is set, else a SQLite file in `folder`."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(folder.absolute() / FILE)
+        return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or sqlite_uri(folder.absolute() / FILE)
 
     # The sweep.
 
@@ -249,9 +249,10 @@ class Tracker:
         tags = {f"gankd.key.{name}": value for name, value in manifest.get("inputs", {}).items()}
         run = self.runs.begin(self.runs.stage_run(key, stage), created, flatten(manifest["config"]), tags)
         values = {f"{stage}/{name}": value for name, value in manifest["metrics"].items()}
-        self.runs.rows.figures(run, values, created)
+        ended = created + int(1000 * manifest.get("seconds", 0))
+        self.runs.rows.figures(run, values, ended)
         self.runs.rows.flush()
-        self.runs.end(run, "FINISHED", created + int(1000 * manifest.get("seconds", 0)))
+        self.runs.end(run, "FINISHED", ended)
 
 
 def _read_cursor(path: Path) -> Cursor:
