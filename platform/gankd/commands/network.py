@@ -21,24 +21,15 @@ def registered_network(uri: str, model: str) -> tuple[Any, dict[str, str]]:
 
     tags = version_tags(uri, model)
     find_method(tag(tags, "gankd.method", model))  # the recipe may name a network of the method's own
+    folder = fetch(uri, model)
     try:
-        network = models.load(_files(uri, model))
+        network = models.load(folder)
     except UserError as error:
         raise UserError(f"the registered model {model!r} cannot be used: {error}") from error
     for name, value in network.state_dict().items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"the registered model {model!r} has NaN or infinite numbers in {name!r}; choose another version")
     return network, tags
-
-
-def _files(uri: str, model: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return fetch(uri, model)
-    except (MlflowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"its files cannot be had ({reason}); choose another version, or resume its sweep") from error
 
 
 def tag(tags: Mapping[str, str], name: str, model: str) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.errors import UserError
-from gankd.tracking.runs import mlflow_client
+from gankd.tracking.runs import is_refusal, mlflow_client
 from gankd.tracking.tracker import answering
 
 if TYPE_CHECKING:
@@ -209,14 +209,23 @@ def load(uri: str, model: str) -> Path:
     """Folder with `recipe.json` and `model.safetensors` of a registered network, for `gankd.models.load`.
 
     `model` is `name@alias`, `name/version` or `name` (its champion), with or without `models:/` before it.
-    Raises UserError for an unknown name, version or alias, and when the store cannot be reached.
+    Raises UserError for an unknown name, version or alias, when the store cannot be reached, and when it has no such files.
     """
     with answering(uri), patient():
         client = mlflow_client(uri)
         from mlflow.artifacts import download_artifacts  # after the client, which keeps MLflow quiet
+        from mlflow.exceptions import MlflowException
 
         place = client.get_model_version_download_uri(*_version(client, uri, model))
-        return Path(download_artifacts(f"{place}/network", tracking_uri=uri))
+        try:
+            return Path(download_artifacts(f"{place}/network", tracking_uri=uri))
+        except (MlflowException, OSError) as error:
+            if isinstance(error, MlflowException) and not is_refusal(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise UserError(
+                f"the files of the registered model {model!r} cannot be had ({reason}); choose another version"
+            ) from error
 
 
 def version_tags(uri: str, model: str) -> dict[str, str]:
