@@ -117,17 +117,6 @@ def test_a_registered_model_with_damaged_tags_is_a_sentence(
         evaluate.evaluate_registered("digits-student", "store", {})
 
 
-def test_files_that_the_registry_no_longer_has_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registered(monkeypatch, tmp_path, DataConfig(name="digits"))
-
-    def gone(*_: str) -> Path:
-        raise FileNotFoundError("No such artifact: 'network'")
-
-    monkeypatch.setattr(network, "fetch", gone)
-    with pytest.raises(UserError, match=r"'digits-student' cannot be used: its files cannot be had \(No such artifact"):
-        evaluate.evaluate_registered("digits-student", "store", {})
-
-
 OUTS = {
     "grid.xyz": "an ending with which no picture can be written; choose one of .png",
     "grid": "an ending with which",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,14 @@ def test_the_champion_changes_only_for_a_better_one_on_the_same_data(store: Stor
     assert (store.alias("champion"), store.alias("challenger")) == ("1", "5")
     assert store.register("f", 0.9).alias == "champion"
     assert (store.alias("champion"), store.alias("challenger")) == ("6", "5")
+
+
+def test_files_that_are_gone_are_a_sentence(store: Store) -> None:
+    store.register("gone", 0.8)
+    for folder in store.folder.glob("artifacts/**/network"):
+        shutil.rmtree(folder)
+    with pytest.raises(UserError, match="the files of the registered model 'digits-student' cannot be had"):
+        load(store.uri, "digits-student")
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,23 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     from gankd.models.generative import is_generator
 
     network, tags = registered_network(Tracker.default_uri(Path.cwd()), model)
-    data = load(build_config(DataConfig, json_tag(tags, "gankd.data_config", model), f"the tag gankd.data_config of {model}"))
+    data = load(_data_config(tags, model))
     if is_generator(network):
         return _generator_table(model, find_method(tags["gankd.method"]), data, Store(storage), tags, changes)
     if changes:
         raise UserError(f"{model!r} is no generator; {', '.join(f'--{name}' for name in changes)} is for generators")
     return _task_metrics(network, data)
+
+
+def _data_config(tags: Mapping[str, str], model: str) -> DataConfig:
+    """Which data a registered network was made for. Raises UserError for a damaged tag."""
+    try:
+        return DataConfig(**json_tag(tags, "gankd.data_config", model))
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the tag 'gankd.data_config' of the registered model {model!r} is damaged ({reason}); choose another one"
+        ) from error
 
 
 def _task_metrics(network: Any, data: DataSet) -> dict[str, float]:

@@ -21,8 +21,9 @@ def registered_network(uri: str, model: str) -> tuple[Any, dict[str, str]]:
 
     tags = version_tags(uri, model)
     find_method(tag(tags, "gankd.method", model))  # the recipe may name a network of the method's own
+    folder = fetch(uri, model)
     try:
-        network = models.load(fetch(uri, model))
+        network = models.load(folder)
     except UserError as error:
         raise UserError(f"the registered model {model!r} cannot be used: {error}") from error
     for name, value in network.state_dict().items():
