@@ -110,7 +110,10 @@ def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
     if wrong := [size for size in cfg.attention if size not in maps]:
         raise UserError(f"knob '{name}.attention' cannot have {wrong[0]}: at {data.image_size} px there are maps of {maps} px")
     if cfg.ema_start >= cfg.steps:
-        raise UserError(f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}")
+        raise UserError(
+            f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}; "
+            f"set --set {name}.ema_start={cfg.steps // 4}, or more steps"
+        )
     check_batch(name, cfg, data)
 
 

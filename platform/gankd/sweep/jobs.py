@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gankd.errors import StageFailed, UserError
 from gankd.pipeline import Job, known_metrics, run
-from gankd.sweep.launch import train_on_ray
+from gankd.sweep.launch import lost, train_on_ray
 from gankd.sweep.plan import Sweep
 
 # Brings Ray up at the first call; the cluster's resources.
@@ -42,8 +43,16 @@ def _on_ray(sweep: Sweep, chains: Sequence[Sequence[Job]]) -> list[list[Outcome]
     if need.workers > 1:
         return [[_attempt(lambda job=job: train_on_ray(job, need)) for job in chain] for chain in chains]  # type: ignore[misc]
     task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(_run_chain)
-    outcomes: list[list[Outcome]] = ray.get([task.remote(chain) for chain in chains])
-    return outcomes
+    return [_outcomes(ray.get, reference, len(chain)) for reference, chain in [(task.remote(chain), chain) for chain in chains]]
+
+
+def _outcomes(get: Callable[[Any], list[Outcome]], reference: Any, count: int) -> list[Outcome]:
+    try:
+        return get(reference)
+    except Exception as error:
+        if what := lost(error):
+            return [Outcome(failure=what)] * count
+        raise
 
 
 def _run_chain(chain: Sequence[Job]) -> list[Outcome]:

@@ -54,27 +54,30 @@ def start_ray(address: str | None) -> Mapping[str, float]:
     set_environment(address)
     import ray
 
+    logging.getLogger("ray.tune.execution.tune_controller").addFilter(Lost())
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "gankd"}
     if address:
         try:
             ray.init(address=address, runtime_env={"env_vars": _forwarded()}, **quiet)
         except (ConnectionError, RuntimeError) as error:
-            first = str(error).splitlines()[0]
-            raise UserError(f"cannot reach a Ray cluster at {address!r} ({first}); is `ray up` done?") from None
+            raise UserError(f"cannot reach a Ray cluster at {address!r} ({_first_line(error)}); is `ray up` done?") from None
     else:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
         try:
             ray.init("local", include_dashboard=False, object_store_memory=memory, _temp_dir=_short_folder(), **quiet)
         except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"Ray does not start on this machine ({first}); where the machine is not overloaded and has 2 GiB of memory, "
+                f"Ray does not start on this machine ({_first_line(error)}); with 2 GiB of memory and idle cores "
                 "it does: try again with --resume"
             ) from None
     if threading.current_thread() is threading.main_thread():
         interrupt.install()  # Ray has handlers of its own
     resources: Mapping[str, float] = ray.cluster_resources()
     return resources
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
 
 
 def _short_folder() -> str | None:
@@ -135,13 +138,40 @@ def train_on_ray(
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
         ),
     )
-    outcome = _beside(trainer.fit).return_value
+    try:
+        outcome = _beside(trainer.fit).return_value
+    except Exception as error:
+        if what := lost(error):
+            raise StageFailed(f"{what}, three times in a row; is there enough memory?") from error
+        raise
     if "user_error" in outcome:
         raise UserError(outcome["user_error"])
     if "stage_failed" in outcome:
         raise StageFailed(outcome["stage_failed"])
     metrics: dict[str, float] = outcome["metrics"]
     return metrics
+
+
+def lost(error: BaseException) -> str:
+    """The sentence for a process or a machine that was lost; empty for an error that our own code raised."""
+    from ray.exceptions import RayError, RayTaskError
+
+    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
+    if any(isinstance(cause, RayTaskError) or type(cause).__name__ == "UserExceptionWithTraceback" for cause in causes):
+        return ""
+    if causes == [error] and not isinstance(error, RayError):
+        return ""
+    return f"a process that trained was lost ({_first_line(causes[0])})"
+
+
+class Lost(logging.Filter):
+    """Tune prints a page of its own code for each process that dies. It starts the trial again: a line says that."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and (what := lost(error)):
+            record.msg, record.args, record.exc_info = f"{what}; its trial goes on from the last checkpoint", (), None
+        return True
 
 
 def _beside(work: Callable[[], T]) -> T:
