@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gankd.registry import method_names
+from gankd.registry import find_method, method_names
 from tests.golden.sketch import CALM, FOLDER, differences, golden, make_sketch
 
 ADVICE = """
@@ -49,3 +49,11 @@ def test_a_tenth_more_of_a_knob_is_noticed(
 ) -> None:
     before = {stage: made for stage, made in golden(method).items() if stage in stages}
     assert set(differences(before, make_sketch(method, tmp_path, {knob: value}, stages))) == noticed
+
+
+@pytest.mark.parametrize("method", CALM)
+def test_stages_declare_the_metrics_that_they_report(method: str) -> None:
+    spec, made = find_method(method), golden(method)
+    config = spec.config()
+    for stage in spec.stages:
+        assert sorted(stage.reported(config, "accuracy")) == sorted(made[stage.name]["metrics"]), stage.name

@@ -120,7 +120,7 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     paths = path_knobs(config)
     sweep = Sweep(
         request=request.model_copy(update={"overrides": request.overrides | paths}),
-        name=name or default_name(request),
+        name=default_name(request) if name is None else name,
         storage=storage,
         tree=with_knobs(config.model_dump(mode="json"), paths),
         fingerprint="",
