@@ -167,7 +167,7 @@ def read_preset(folder: Path, preset: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"preset {file} must hold sections (a YAML mapping), not {shortened(content)}")
+        raise UserError(f"preset {file} must hold sections (a YAML mapping), not a {type(content).__name__}")
     return content
 
 

@@ -107,10 +107,10 @@ def _alternatives(kind: Any) -> list[Any]:
     return [each for part in get_args(kind) for each in _alternatives(part)]
 
 
-def shortened(value: Any, longest: int = 80) -> str:
-    """`value` as it is shown in a sentence."""
+def shortened(value: Any, longest: int = 120) -> str:
+    """`value` as it is shown in a sentence: its beginning and its end, where a path says most."""
     try:
         text = repr(value)
     except RecursionError:
         text = f"a {type(value).__name__}"
-    return text if len(text) <= longest else f"{text[: longest - 20]}... ({len(text):,} characters)"
+    return text if len(text) <= longest else f"{text[: longest // 3]}...{text[-longest // 3 :]} ({len(text):,} characters)"

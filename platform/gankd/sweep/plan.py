@@ -22,7 +22,6 @@ from gankd.sweep.extent import different_points
 from gankd.sweep.records import SweepRecords
 from gankd.sweep.request import MOST_TRIALS, SweepRequest, request_of
 from gankd.sweep.space import Space, check_metric, check_search, check_space, largest, load_space
-from gankd.text import shortened
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     from gankd.stages.checks import LargeBatch, batches_sentence
 
     method = find_method(request.method)
-    source = f"preset {shortened(request.preset)}"
+    source = f"preset {request.preset}"
     preset = read_preset(method.presets, request.preset)
     config = build_config(method.config, with_knobs(preset, request.overrides), source=source)
     paths = path_knobs(config)
