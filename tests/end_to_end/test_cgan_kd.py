@@ -229,7 +229,7 @@ def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]])
     assert f"{metrics['generator/fid_classifier']:.3g}" in generator
     missing = smoke.place.gankd("compare", "--dataset", "nowhere")
     assert missing.returncode == 2
-    assert missing.stderr.startswith("error: unknown data set 'nowhere'")
+    assert missing.stderr.startswith("error: no finished sweep on data set 'nowhere'")
 
 
 def test_the_store_lists_everything_and_would_delete_nothing(smoke: SmokeSweep, manifests: dict[str, dict[str, Any]]) -> None:

@@ -116,3 +116,23 @@ def test_it_ends_where_an_undisturbed_run_ends(place: Workplace, resumed: str, t
         ours, theirs = (files(root / "artifacts" / keys[stage]) for root in (tmp_path, place.storage))
         assert ours == theirs, stage
         assert ours, stage
+
+
+def test_damage_to_what_is_recorded_is_said_and_mended(place: Workplace, resumed: str) -> None:
+    """In a fresh registry, so that the student is read: a network that is registered already is not."""
+    keys, artifacts = keys_of(), place.storage / "artifacts"
+    before = {stage: files(artifacts / keys[stage]) for stage in ("biggan", "student")}
+    weights = artifacts / keys["student"] / "model.safetensors"
+    weights.write_bytes(b"x" * weights.stat().st_size)
+    (artifacts / keys["biggan"] / "manifest.json").unlink()
+    place.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{place.folder / 'fresh.db'}"
+    try:
+        done = place.tune("--resume", "killed")
+    finally:
+        del place.environment["MLFLOW_TRACKING_URI"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    for stage in before:
+        assert f"the artifact {keys[stage]} in" in done.stdout + done.stderr
+    assert "registered digits-generator version 1" in done.stdout
+    assert "registered digits-student version 1" in done.stdout
+    assert {stage: files(artifacts / keys[stage]) for stage in before} == before
