@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
@@ -20,7 +20,8 @@ from gankd.stages.sections import (
 )
 
 SCRIPT = "cGANTransfer CIFAR script"
-Classes = tuple[int | str, ...]
+# By name; a number in a space or in a program is the text that a user would write.
+Classes = tuple[Annotated[str, BeforeValidator(str)], ...]
 
 
 class TaskConfig(Section):
@@ -38,11 +39,11 @@ class TaskConfig(Section):
 
     @model_validator(mode="after")
     def _disjoint(self) -> Self:
-        both = [str(name) for name in self.new_classes if str(name) in {str(old) for old in self.old_classes}]
+        both = [name for name in self.new_classes if name in self.old_classes]
         if both:
             raise UserError(f"class {both[0]} is in task.old_classes and in task.new_classes; a class can be only one of them")
         for field, names in (("old_classes", self.old_classes), ("new_classes", self.new_classes)):
-            twice = [str(name) for place, name in enumerate(names) if name in names[:place]]
+            twice = [name for place, name in enumerate(names) if name in names[:place]]
             if twice:
                 raise UserError(f"class {twice[0]} stands twice in task.{field}")
         return self

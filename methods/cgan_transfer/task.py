@@ -20,7 +20,7 @@ def class_numbers(wanted: Classes, data: DataSet) -> list[int]:
     """The classes' numbers in `data`. A class is called by its name, or, where no name is made of digits, by its number."""
     names, numbers = data.class_names, []
     by_number = not any(name.isdecimal() for name in names)
-    for called in map(str, wanted):
+    for called in wanted:
         if called in names:
             numbers.append(names.index(called))
         elif by_number and called.isdecimal() and int(called) < len(names):

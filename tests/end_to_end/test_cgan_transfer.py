@@ -55,7 +55,7 @@ def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
     assert (generator.old_classes, generator.classes) == (7, 3)
     best = min(workplace.trials("first"), key=lambda trial: trial["metrics"]["quality_ft/fid_classifier"])
     manifest = json.loads((workplace.storage / "artifacts" / best["keys"]["ft"] / "manifest.json").read_text())
-    assert manifest["sections"]["task"]["new_classes"] == [7, 8, 9]
+    assert manifest["sections"]["task"]["new_classes"] == ["7", "8", "9"]
     evaluated = workplace.gankd("evaluate", "digits-generator@champion", "--storage", str(workplace.storage))
     assert evaluated.returncode == 0, evaluated.stderr
     assert "validation (142)" in evaluated.stdout  # the images of the new classes only

@@ -34,9 +34,22 @@ def named(names: str, per_class: int = 6) -> DataSet:
     return DataSet("toy", part, part, part, len(names), tuple(names), "", None, "0123456789abcdef")
 
 
+@pytest.mark.parametrize("called", ["7", "07", "0", "seven"])
+def test_a_number_is_no_class_where_names_are_made_of_digits(called: str) -> None:
+    data = DataSet("signs", *[DIGITS.train] * 3, 3, ("007", "008", "009"), "", None, "")
+    assert class_numbers(("008", "007"), data) == [1, 0]
+    with pytest.raises(UserError, match=f"'signs' has no class '{called}'"):
+        class_numbers((called,), data)
+
+
+def test_a_class_listed_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="'b' is listed twice"):
+        class_numbers(("b", "1"), named("abc"))
+
+
 def test_classes_by_name_or_number_and_the_rest() -> None:
-    assert class_numbers((7, "8", 9), DIGITS) == [7, 8, 9]
-    assert class_numbers(("b", 0), named("abc")) == [1, 0]
+    assert class_numbers(("7", "8", "9"), DIGITS) == [7, 8, 9]
+    assert class_numbers(("b", "0"), named("abc")) == [1, 0]
     assert old_and_new(TaskConfig(new_classes=(7, 8, 9)), DIGITS) == ([0, 1, 2, 3, 4, 5, 6], [7, 8, 9])
     assert old_and_new(TaskConfig(old_classes=(3, 1)), DIGITS)[1] == [0, 2, 4, 5, 6, 7, 8, 9]
     assert old_and_new(TaskConfig(), named("abc"), pretrained=True) == ([], [0, 1, 2])
