@@ -77,7 +77,7 @@ NO_WEIGHTS = tuple(f"synthesis.{name}=0" for name in ("bn", "oh", "adv", "triple
         (("teacher.norm=none",), ("no batch norm", "'none'", "teacher.norm=batch")),
         (NO_WEIGHTS, ("all weights", "'synthesis'", "bn, oh, adv, triplet")),
         ((*NO_WEIGHTS[:3], "synthesis.relation_mode=off"), ("all weights",)),
-        (("student.pool=100000000000",), ("student.pool", "100000000000", "GiB of memory are free")),
+        (("student.pool=2000000000",), ("student.pool", "2000000000", "GiB of memory are free")),
         (("student.width=5",), ("student", "width 5", "baseline", "width 4")),
         (("synthesis.low=1.2",), ("synthesis.low", "1.2", "synthesis.high = 1.0")),
         (("synthesis.start_layer=3",), ("synthesis.start_layer", "3", "blocks 0 to 2")),
