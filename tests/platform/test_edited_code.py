@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from gankd.pipeline import Job, run
 from tests.conftest import Done, Workplace
 
-PLUGIN = Path(__file__).parents[1] / "platform" / "plugin"
+CONFIG = {"data": {"name": "digits", "train_images": 200, "val_fraction": 0.25}}
 
 
 def edit(file: Path, before: str, after: str) -> None:
@@ -26,13 +27,15 @@ def trained(place: Workplace, name: str) -> set[str]:
     return {event["stage"] for event in place.events(name, "stage_end")}
 
 
-def test_edited_code_is_said_and_trained_again_or_kept_on_the_users_word(tmp_path: Path) -> None:
-    plugin = tmp_path / "plugin"
-    shutil.copytree(PLUGIN, plugin, ignore=shutil.ignore_patterns("__pycache__"))
-    place, stages = Workplace(tmp_path, plugin), plugin / "gankd_tiny" / "stages.py"
-    first = sweep(place, "first")
-    assert "code changed" not in first.stdout
-    assert trained(place, "first") == {"teacher", "student", "test_student"}
+def test_edited_code_is_said_and_trained_again_or_kept_on_the_users_word(tmp_path: Path, plugin: Path) -> None:
+    edited_plugin = tmp_path / "plugin"
+    shutil.copytree(plugin, edited_plugin, ignore=shutil.ignore_patterns("__pycache__"))
+    place, stages = Workplace(tmp_path, edited_plugin), edited_plugin / "gankd_tiny" / "stages.py"
+    run(Job("tiny", CONFIG, str(place.storage), stages=("teacher", "student", "test_student"), threads=1))
+    unedited = sweep(place, "unedited")  # all is there, so Ray does not start
+    assert "code changed" not in unedited.stdout
+    assert trained(place, "unedited") == set()
+    assert [trial["status"] for trial in place.trials("unedited")] == ["finished"]
 
     edit(stages, "def train_student(", "# A comment retrains nothing.\ndef train_student(")
     again = sweep(place, "commented")
