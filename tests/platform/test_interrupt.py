@@ -52,8 +52,8 @@ def check_stop(place: Workplace, more: tuple[str, ...], moment: str, number: sig
         assert process.wait(timeout=60) == 128 + number, place.output()
         until(lambda: not members(process.pid), seconds=60)
         gone = time.monotonic() - sent
-    advice = "nothing finished is lost. Go on with: python tune.py --resume mine" if moment else "nothing had been started"
-    assert f"; {advice}\n" in place.output()
+    advice = "nothing finished is lost. Go on with: python tune.py --resume " if moment else "nothing had been started\n"
+    assert f"; {advice}" in place.output()
     assert "Traceback" not in place.output()
     assert said < SAID_WITHIN_S
     assert gone < GONE_WITHIN_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import ray
@@ -36,4 +37,5 @@ class LoopbackBackend(_TorchBackend):  # type: ignore[misc]
             "world_size": size,
             "timeout": timedelta(seconds=backend_config.timeout_s),
         }
-        ray.get([worker_group.execute_single_async(rank, dist.init_process_group, rank=rank, **options) for rank in range(size)])
+        joins = [partial(dist.init_process_group, rank=rank, **options) for rank in range(size)]
+        ray.get([worker_group.execute_single_async(rank, join) for rank, join in enumerate(joins)])
