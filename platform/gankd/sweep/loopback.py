@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import uuid
+from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import ray
@@ -37,5 +37,9 @@ class LoopbackBackend(_TorchBackend):  # type: ignore[misc]
             "world_size": size,
             "timeout": timedelta(seconds=backend_config.timeout_s),
         }
-        joins = [partial(dist.init_process_group, rank=rank, **options) for rank in range(size)]
-        ray.get([worker_group.execute_single_async(rank, join) for rank, join in enumerate(joins)])
+        ray.get([worker_group.execute_single_async(rank, join, rank, options) for rank in range(size)])
+
+
+def join(rank: int, options: Mapping[str, Any]) -> None:
+    """Enter the process group; returns when all have."""
+    dist.init_process_group(rank=rank, **options)
