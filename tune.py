@@ -13,6 +13,7 @@ if __name__ == "__main__":
     from gankd import interrupt
 
     interrupt.install()  # before anything that takes time
+    interrupt.advise("nothing had been started")
     from gankd.cli import main
 
     sys.argv.insert(1, "tune")

@@ -39,6 +39,7 @@ METHOD = Method(
             inputs=("biggan", "extractor"),
             check=BATCH,
             shares=("batch",),
+            metrics=(),
         ),
         Stage(
             "samples",

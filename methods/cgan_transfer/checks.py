@@ -10,7 +10,7 @@ import numpy as np
 from gankd.config import Section
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.stages.checks import check_batch, check_gan
+from gankd.stages.checks import check_gan
 from methods.cgan_transfer.config import BnConfig, PretrainConfig, TaskConfig, TrainingConfig
 from methods.cgan_transfer.task import new_images, old_and_new, renumbered
 
@@ -43,7 +43,6 @@ def check_transfer(
                 f"class {data.class_names[number]!r} has {count} training images, but task.images_per_class is "
                 f"{task.images_per_class}; choose at most {count}, or leave the class out"
             )
-    check_batch("training", training, data)
     available = len(new_images(task, data)[0])
     if available < training.batch:
         say_once(

@@ -53,7 +53,7 @@ class TrainingConfig(GanTrainingConfig):
     """What both stages of the transfer and their controls share: data, discriminator, length."""
 
     steps: int = knob(5000, "generator steps of both stages together, and of either control", unit="steps", origin="ours", ge=2)
-    batch: int = knob(50, "images per update over all workers", unit="images", origin=SCRIPT, ge=2)
+    batch: int = knob(50, "images per update over all workers", unit="images", origin=SCRIPT, ge=2, le=16384)
     d_steps: int = knob(4, "discriminator updates per generator update", origin=f"{SCRIPT}'s flag; its loop takes 1", ge=1, le=32)
     d_frozen_blocks: int = knob(
         0, "blocks of the discriminator, from the image, that stay as pretrained", origin="FreezeD", ge=0, le=6

@@ -17,9 +17,10 @@ from methods.cgan_transfer.config import Classes, TaskConfig
 
 
 def class_numbers(wanted: Classes, data: DataSet) -> list[int]:
-    """The classes' numbers in `data`. A class is called by its name, or, where no name is made of digits, by its number."""
+    """The classes' numbers in `data`. A class is called by its name, or by its number where that can only mean one: where no name
+    is made of digits, and no class was left out."""
     names, numbers = data.class_names, []
-    by_number = not any(name.isdecimal() for name in names)
+    by_number = not data.renumbered and not any(name.isdecimal() for name in names)
     for called in wanted:
         if called in names:
             numbers.append(names.index(called))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.errors import UserError
@@ -67,11 +67,6 @@ class SynthesisConfig(Section):
     )
     reference_compat: bool = knob(False, "truncate grey levels instead of rounding them", origin=CODE)
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
-
-    @field_validator("relation_mode", mode="before")
-    @classmethod
-    def _off(cls, value: object) -> object:
-        return "off" if value is False else value  # YAML reads off as a truth value
 
     @property
     def uses_statistics(self) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from gankd import __version__, interrupt
 from gankd.errors import UserError
@@ -68,11 +70,15 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
     from gankd.paths import absolute_path
     from gankd.sweep.launch import set_environment
 
+    interrupt.advise("nothing had been started")
+    if address is not None and not address.strip():
+        raise UserError("--address is empty; give auto, host:port, or leave it out for this machine alone")
     set_environment(address)  # before Ray is imported, which these do
     from gankd.sweep.plan import prepare, request_of, resume
 
     storage, name = absolute(flags.pop("storage")), flags.pop("name")
     if resumed is not None:
+        _refuse_beside_resume()
         sweep = resume(storage, resumed)
     else:
         if not flags["method"]:
@@ -81,7 +87,8 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
             flags["space"] = absolute_path(flags["space"], "--space")
         if Path(flags["preset"]).suffix:
             flags["preset"] = absolute_path(flags["preset"], "--preset")
-        overrides = (_from_pretrained(flags["method"], pretrained) if pretrained else {}) | parse_overrides(assignments)
+        networks = {} if pretrained is None else _from_pretrained(flags["method"], absolute_path(pretrained, "--pretrained"))
+        overrides = networks | parse_overrides(assignments)
         sweep = prepare(request_of({**flags, "overrides": overrides}), storage, name)
     from gankd.sweep.experiment import run_experiment
 
@@ -89,8 +96,20 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
         if resumed is None and sweep.records.exists():
             raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
         elsewhere = "" if storage == absolute(DEFAULT_STORAGE) else f" --storage {shlex.quote(storage)}"
-        interrupt.advise(f"nothing finished is lost. Go on with: python tune.py --resume {sweep.name}{elsewhere}")
+        cluster = f" --address {shlex.quote(address)}" if address else ""
+        interrupt.advise(f"nothing finished is lost. Go on with: python tune.py --resume {sweep.name}{elsewhere}{cluster}")
         run_experiment(sweep, address, console())
+
+
+def _refuse_beside_resume() -> None:
+    """A resumed sweep goes on as it was asked for: a flag that would change it is not taken in silence."""
+    context = click.get_current_context()
+    given = [name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
+    if others := sorted(set(given) - {"resumed", "storage", "address"}):
+        flags = ", ".join("--set" if name == "assignments" else f"--{name.replace('_', '-')}" for name in others)
+        raise UserError(
+            f"--resume goes on with a sweep as it was asked for, without {flags}: leave that out, or start a new sweep"
+        )
 
 
 def _from_pretrained(method: str, file: str) -> dict[str, str]:
@@ -233,10 +252,18 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
 
 
+def _there_is_a_working_folder() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
+
+
 def main() -> None:
     """Entry point: user errors become one sentence on one line and exit code 2."""
     interrupt.install()
     try:
+        os.getcwd()
         sys.exit(cli(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -248,8 +275,8 @@ def main() -> None:
     except UserError as error:
         said = str(error)
     except OSError as error:
-        if error.filename is None:  # no file of the user's
+        if error.filename is None and _there_is_a_working_folder():  # no file of the user's
             raise
-        said = f"{error.strerror}: {str(error.filename)!r}"
+        said = f"{error.strerror}: {str(error.filename)!r}" if error.filename else "the working folder is gone; go to another one"
     click.echo(f"error: {' '.join(said.split())}", err=True)
     sys.exit(2)

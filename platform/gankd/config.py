@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gankd.data.config import DataConfig
 from gankd.errors import UserError
 from gankd.paths import absolute_path, is_file, read_text
-from gankd.text import read_yaml, shortened, typed
+from gankd.text import alternatives, read_yaml, shortened, typed
 
 BEYOND = 2**31  # a number as large as this is a slip of the hand, and no machine's
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str)  # made once: a sweep names 100,000 trials
@@ -214,7 +214,7 @@ def _typed(config: type[BaseModel], tree: Mapping[str, Any], prefix: str, source
                 result[name] = _typed(inner, value, f"{prefix}{name}.", source)
         elif name in result:
             value = result[name] = typed(inner, value, f"knob {prefix + name!r}")
-            if isinstance(value, int) and abs(value) >= BEYOND:
+            if int in alternatives(inner) and isinstance(value, int | float) and abs(value) >= BEYOND:
                 tail = f" (in {source})" if source else ""
                 raise UserError(f"knob {prefix + name!r} cannot be {shortened(value)}: it must be below {BEYOND}{tail}")
     return result

@@ -19,7 +19,7 @@ SAY_WITHIN_S, END_WITHIN_S = 3.0, 7.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _received = 0  # the number of the first signal
-_advice = "nothing had been started"
+_advice = ""
 _said = threading.Event()
 
 
@@ -31,7 +31,7 @@ def install() -> None:
 
 
 def advise(text: str) -> None:
-    """What the sentence says after "interrupted; "."""
+    """What the sentence says after "interrupted"."""
     global _advice
     _advice = text
 
@@ -40,7 +40,8 @@ def say() -> None:
     """The sentence, once."""
     if not _said.is_set():
         _said.set()
-        sys.stderr.write(f"\n{'interrupted' if _received != signal.SIGTERM else 'told to stop'}; {_advice}\n")
+        what = "told to stop" if _received == signal.SIGTERM else "interrupted"
+        sys.stderr.write(f"\n{what}{f'; {_advice}' if _advice else ''}\n")
         sys.stderr.flush()
 
 

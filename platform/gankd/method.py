@@ -36,8 +36,9 @@ class Stage:
             chosen on the validation part.
         per_seed: whether a repetition over seeds makes it anew. What only measures is made once, else the numbers that it
             measures would not compare.
-        metrics: the names of all that it reports, to check an objective by; "{task}" stands for the metric of the data's task,
-            "{extractor}" for "classifier" and the section's `extractor`. Empty: not known beforehand.
+        metrics: the names of all that it reports, to check an objective by. "{task}" stands for the metric of the data's task,
+            "{extractor}" for "classifier" and the section's `extractor`; "name?knob" is reported where that knob of the section
+            is set. None: not known beforehand.
         version: raise it when results change by what the syntax tree of the method does not show (a library, a data file).
     """
 
@@ -51,7 +52,7 @@ class Stage:
     shares: tuple[str, ...] = ()
     test: bool = False
     per_seed: bool = True
-    metrics: tuple[str, ...] = ()
+    metrics: tuple[str, ...] | None = None
     version: int = 1
 
     def config(self, config: MethodConfig) -> Section:
@@ -75,14 +76,13 @@ class Stage:
 
     def reported(self, config: MethodConfig, task: str) -> list[str]:
         """The names of the metrics that it reports, where the data's task is measured by `task`."""
-        extractors = ["classifier", getattr(self.config(config), "extractor", None)]
-        names = [name.replace("{task}", task) for name in self.metrics]
-        return [
-            name.replace("{extractor}", e)
-            for name in names
-            for e in (extractors if "{extractor}" in name else [""])
-            if e is not None
+        section = self.config(config)
+        extractors = [name for name in ("classifier", getattr(section, "extractor", None)) if name]
+        entries = [entry.partition("?") for entry in self.metrics or ()]
+        names = [
+            name.replace("{task}", task) for name, _, knob in entries if not knob or getattr(section, knob, None) is not None
         ]
+        return [n.replace("{extractor}", e) for n in names for e in (extractors if "{extractor}" in n else [""])]
 
     def reads(self, knob: str) -> bool:
         """Whether a dotted knob is among what it reads."""

@@ -71,7 +71,7 @@ def typed(kind: Any, value: Any, what: str) -> Any:
     A knob that may be text keeps it as it stands. Else null, true and false, numbers (1e3 is one, also of an integer) and lists,
     as YAML writes them.
     """
-    kinds = _alternatives(kind)
+    kinds = alternatives(kind)
     if isinstance(value, list | tuple):
         items = next((get_args(each) for each in kinds if get_origin(each) in (tuple, list)), ())
         fixed = len(items) == len(value) and Ellipsis not in items
@@ -94,17 +94,17 @@ def typed(kind: Any, value: Any, what: str) -> Any:
 def _number(text: str) -> int | float:
     number = float(text)
     if not text.lstrip("+-").isdecimal():
-        return int(number) if number.is_integer() and abs(number) < 2**53 else number
+        return int(number) if number.is_integer() else number
     return int(text) if len(text) < 100 else number
 
 
-def _alternatives(kind: Any) -> list[Any]:
-    """The types of a union, without annotations."""
+def alternatives(kind: Any) -> list[Any]:
+    """The types that a declared type allows: those of a union, without annotations."""
     if get_origin(kind) is Annotated:
-        return _alternatives(get_args(kind)[0])
+        return alternatives(get_args(kind)[0])
     if get_origin(kind) in (None, tuple, list, Literal):
         return [kind]
-    return [each for part in get_args(kind) for each in _alternatives(part)]
+    return [each for part in get_args(kind) for each in alternatives(part)]
 
 
 def shortened(value: Any, longest: int = 120) -> str:

@@ -26,7 +26,7 @@ PRESET = "data: {name: npz, path: pictures.npz}\nteacher: {epochs: 1}\n"
 
 def write_pictures(file: Path, shift: int = 0) -> None:
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, (60, 8, 8), np.uint8), (np.arange(60) + shift) % 3
+    images, labels = rng.integers(0, 256, (900, 8, 8), np.uint8), (np.arange(900) + shift) % 3
     np.savez(file, images_train=images, labels_train=labels, images_test=images, labels_test=labels)
 
 

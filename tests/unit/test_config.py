@@ -87,6 +87,7 @@ def test_knobs_replace_only_what_they_name() -> None:
         ({"data.name": "digit"}, ["unknown data set 'digit'", "did you mean 'digits'"]),
         ({"student.lr": -1, "student.steps": 0}, ["1 more knob is wrong too"]),
         ({"student.steps": 10**23}, ["'student.steps'", "below 2147483648"]),
+        ({"student.steps": "1e17"}, ["'student.steps'", "below 2147483648"]),
         ({"seed": "9" * 30}, ["'seed'", "below 2147483648"]),
         ({"seed": "9" * 400}, ["'seed'"]),
         ({"student.lr": "x" * 500}, ["'student.lr'", "(502 characters)"]),

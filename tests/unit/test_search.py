@@ -13,7 +13,7 @@ from ray.train import WorkerGroupError
 from gankd.sweep.launch import Lost, lost
 from gankd.sweep.plan import Sweep, prepare, request_of, trial_name
 from gankd.sweep.records import TrialRecord
-from gankd.sweep.trials import _search
+from gankd.sweep.trials import _in_the_store, _search
 
 
 def sweep_of(folder: Path, lr: float) -> Sweep:
@@ -70,3 +70,16 @@ def test_tune_says_a_lost_process_in_one_line(error: Exception, one_line: bool) 
     assert Lost().filter(record)
     assert (record.exc_info is None) == one_line
     assert ("goes on from the last checkpoint" in record.getMessage()) == one_line
+
+
+def test_knobs_that_do_not_go_together_fail_their_trial_and_not_the_sweep(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, 0.15)
+    assert _in_the_store(sweep, {"odd": {"student.lr": 0.1, "student.steps": -1}}) == {}
+
+
+def test_what_the_store_does_not_bear_out_is_tried_again(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, 0.15)
+    sweep.records.save_trial(TrialRecord("stale", {"student.lr": 0.13}, "finished", {"student/val_accuracy": 5.0}))
+    search = _search(sweep, [], {}, 4)
+    assert search.suggest("first") == {"student.lr": 0.13}
+    assert search.suggest("second") == {"student.lr": 0.15}

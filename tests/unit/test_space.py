@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray import tune
 
-from gankd.config import build_config, preset_names, read_preset
+from gankd.config import build_config, preset_names, read_preset, with_knobs
 from gankd.data import load
 from gankd.errors import UserError
 from gankd.registry import find_method
@@ -54,7 +55,10 @@ def test_every_shipped_preset_lies_in_its_methods_own_space(name: str) -> None:
         ("SPACE = {'student.lr': 0.1}", r"must be a ray\.tune sampler"),
         ("SPACE = {}", r"must define SPACE"),
         ("x = 1", r"must define SPACE"),
-        ("SPACE = {'student.lr': tune.uniform(0.1, 1)}\nMODE = 'best'", r"MODE in .* must be 'max' or 'min', not 'best'"),
+        (
+            "SPACE = {'student.lr': tune.uniform(0.1, 1)}\nMODE = 'best'",
+            r"must be 'max', as .* better that way, not 'best'",
+        ),
         ("SPACE = {'student.lr': tune.uniform(0.1, 1)}\nMETRIC = 'accuracy'", r"METRIC 'accuracy' .* <stage>/<metric>"),
         (f"{ANY}METRIC = 'student/val_acuracy'", r"reports no 'val_acuracy'; did you mean 'val_accuracy'"),
         (f"{ANY}METRIC = 'student/val_mae'", r"reports no 'val_mae'"),
@@ -106,3 +110,38 @@ def test_what_optuna_cannot_draw_is_refused_beforehand(tmp_path: Path, sampler: 
 
 def test_optuna_draws_from_the_methods_own_space() -> None:
     check_search(load_space(METHOD, None, CONFIG))
+
+
+@pytest.mark.parametrize(
+    "sampler", ["tune.qrandint(100, 2000, 0)", "tune.qrandint(1, 10, 2.5)", "tune.randint('1', '5')", "tune.randint(None, 5)"]
+)
+def test_what_ray_itself_does_not_check_is_refused(tmp_path: Path, sampler: str) -> None:
+    with pytest.raises(UserError, match=r"'?student\.fakes'?"):
+        check(tmp_path, f"SPACE = {{'student.fakes': {sampler}}}")
+
+
+def test_an_objective_is_searched_the_way_it_is_better(tmp_path: Path) -> None:
+    metric = f"{ANY}METRIC = 'quality/fid_classifier'\n"
+    assert space_of(tmp_path, metric).mode == "min"
+    with pytest.raises(UserError, match=r"MODE in .* must be 'min', as quality/fid_classifier is better that way, not 'max'"):
+        space_of(tmp_path, f"{metric}MODE = 'max'\n")
+
+
+def test_choices_are_as_the_knobs_type_has_them(tmp_path: Path) -> None:
+    space = space_of(
+        tmp_path, "SPACE = {'student.real_per_fake': tune.choice([1, 2]), 'samples.subsampling': tune.choice([0, 1])}"
+    )
+    assert [type(value) for value in space.samplers["student.real_per_fake"].categories] == [float, float]
+    assert space.samplers["samples.subsampling"].categories == [False, True]
+
+
+def test_a_range_with_steps_holds_its_steps() -> None:
+    sampler = tune.quniform(0.5, 1.0, 0.1)
+    assert [holds(sampler, value) for value in (0.5, 0.7, 1.0, 0.95, 1.1)] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("fakes", [0, 3, 4, 2000])
+def test_few_fakes_are_not_halved_to_none(fakes: int) -> None:
+    config = build_config(METHOD.config, with_knobs(read_preset(METHOD.presets, "digits"), {"student.fakes": fakes}))
+    sampler = load_space(METHOD, None, config).samplers.get("student.fakes")
+    assert sampler is None if fakes < 4 else 0 not in sampler.categories

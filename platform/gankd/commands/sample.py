@@ -31,5 +31,5 @@ def write_samples(model: str, out: Path, per_class: int, seed: int) -> None:
         images = torch.cat([generator(*part) for part in zip(z.split(500), labels.split(500))])
     try:
         sample_grid(images, columns=per_class).save(out)
-    except OSError as error:
+    except Exception as error:  # whatever an encoder raises, of a picture that is too large for its format
         raise UserError(f"--out {str(out)!r} cannot be written ({error}); choose another file") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from rich.markup import escape
 from rich.table import Table
 
 from gankd.config import build_config, knobs, read_preset, value_of, with_knobs
@@ -24,7 +25,7 @@ def knob_table(name: str, preset: str, overrides: Mapping[str, Any]) -> Table:
         table.add_column(heading, overflow="fold")
     for knob, info in knobs(method.config).items():
         value, extra = value_of(config, knob), info.json_schema_extra or {}
-        shown = f"[bold]{value}[/]" if value != value_of(defaults, knob) else str(value)
+        shown = f"[bold]{escape(str(value))}[/]" if value != value_of(defaults, knob) else escape(str(value))
         table.add_row(knob, shown, extra.get("unit", ""), allowed(info), info.description, extra.get("origin", ""))
     return table
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gankd.data.dataset import Source, Split
+from gankd.data.dataset import LEFT_OUT, Source, Split
 from gankd.errors import UserError
 
 TITLES = {"val": "validation", "test": "test"}
@@ -43,7 +43,7 @@ def present_classes(source: Source, where: str) -> Source:
     if missing.size:
         have, are = ("has", "is") if len(missing) == 1 else ("have", "are")
         said += (
-            f"{len(missing)} of {len(given)} classes {have} no training image and {are} left out: "
+            f"{len(missing)} of {len(given)} classes {have} {LEFT_OUT} {are} left out: "
             f"{_few([given[label] for label in missing])}",
         )
     return replace(source, **parts, class_names=tuple(given[label] for label in present), remarks=said)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 Array = np.ndarray
+LEFT_OUT = "no training image and"  # in the remark on classes that are left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +139,11 @@ class DataSet:
     def without_test(self) -> DataSet:
         """The same set, of the same fingerprint, with its test part withheld."""
         return replace(self, test_part=None)
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether classes were left out, so that the others have not their source's numbers."""
+        return any(LEFT_OUT in remark for remark in self.remarks)
 
     @property
     def image_size(self) -> int:

@@ -49,13 +49,18 @@ class Layout:
         return not self.classes
 
 
-def part_of(name: str) -> str | None:
-    """'train', 'val' or 'test' for a folder's name that says so in any usual spelling: Train, testing, val_images, dev2017."""
-    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word and word not in FILLERS]
-    if len(words) != 1:
-        return None
-    word = words[0].removesuffix("set").removesuffix("data").removesuffix("images")
-    return PARTS.get(word)
+def part_of(name: str, shared: frozenset[str] = frozenset()) -> str | None:
+    """'train', 'val' or 'test' for a folder's name that says so in any usual spelling: Train, testing, val_images, dev2017.
+
+    `shared`: words that all folders beside it have in their names, and which tell nothing (mnist_train, mnist_test).
+    """
+    words = _words(name) - FILLERS - shared
+    word = words.pop() if len(words) == 1 else ""
+    return PARTS.get(word.removesuffix("set").removesuffix("data").removesuffix("images"))
+
+
+def _words(name: str) -> set[str]:
+    return {word for word in re.split(r"[^a-z]+", name.lower()) if word}
 
 
 def find_layout(root: Path) -> Layout:
@@ -134,9 +139,11 @@ def _real_root(root: Path) -> Path:
 def _part_folders(root: Path) -> dict[str, Path]:
     """Part -> its folder; empty where the folders are classes."""
     parts: dict[str, Path] = {}
-    folders = [folder for folder in subfolders(root) if part_of(folder.name)]
+    words = [_words(folder.name) for folder in subfolders(root)]
+    shared = frozenset(set.intersection(*words)) if len(words) > 1 else frozenset()
+    folders = [folder for folder in subfolders(root) if part_of(folder.name, shared)]
     for folder in folders:
-        part = part_of(folder.name) or ""
+        part = part_of(folder.name, shared) or ""
         if part in parts:
             raise UserError(
                 f"{root} holds {parts[part].name}/ and {folder.name}/, which both say {part!r}: join them, or {_as_class(folder)}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from gankd.errors import UserError
 from gankd.store.folder import Folder
 from gankd.store.storage import Storage
 
@@ -15,6 +16,8 @@ def open_root(uri: str | Path) -> Storage:
     text = str(uri)
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
+        if not text.startswith("/"):
+            raise UserError(f"--storage {str(uri)!r} names no folder: a file:// URI has a whole path, as in file:///data/runs")
     if "://" not in text:
         return Folder(Path(text))
     from gankd.store.bucket import Bucket  # needs pyarrow, which takes 0.3 s to import
@@ -24,7 +27,7 @@ def open_root(uri: str | Path) -> Storage:
 
 def below(root: str, *parts: str) -> str:
     """The path or URI of a folder below a root; the query of a URI stays at its end."""
-    place, mark, query = root.partition("?")
+    place, mark, query = root.partition("?") if "://" in root else (root, "", "")
     return "/".join((place.rstrip("/"), *parts)) + mark + query
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gankd.store.events import Event, EventReader
@@ -71,22 +72,22 @@ class Live:
 
     def _on_progress(self, event: Event) -> None:
         rate = f"{event['rate']:,.0f} img/s" if event.get("rate") else ""
-        if task := self._tasks.get(event["key"]):
+        if (task := self._tasks.get(event["key"])) is not None:
             self.progress.update(task, completed=event["step"], total=event["total"], rate=rate)
         elif not self.console.is_terminal and time.monotonic() - self._said.get(event["key"], 0) > PLAIN_PERIOD_S:
             self._said[event["key"]] = time.monotonic()
             self.console.print(f"{self._title(event)}: {event['step']}/{event['total']} {rate}")
 
     def _on_stage_end(self, event: Event) -> None:
-        if task := self._tasks.pop(event["key"], None):
+        if (task := self._tasks.pop(event["key"], None)) is not None:
             self.progress.remove_task(task)
         found = [f"{name.partition('/')[2]} {value:.4g}" for name, value in event["metrics"].items()]
         shown = ", ".join([*found[:METRICS_SHOWN], *(["..."] if len(found) > METRICS_SHOWN else [])])
-        reason = f": {event['reason']}" if event.get("reason") else ""
+        reason = escape(f": {event['reason']}") if event.get("reason") else ""
         self.console.print(f"[dim]{self._title(event)}[/]: {event['status']}{reason}  {shown}")
 
     def _on_damage(self, event: Event) -> None:
-        self.console.print(event["text"])
+        self.console.print(event["text"], markup=False)
 
     def _on_trial_end(self, event: Event) -> None:
         self.done += 1

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from gankd import __version__, interrupt
 from gankd.data import load
@@ -49,7 +50,7 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
             tracker.start()
             # Ray starts when something has to run; a sweep whose results are all known ends without it.
             cluster = cache(partial(_start_ray, sweep, address, stack))
-            console.print(f"sweep [bold]{sweep.name}[/] in {sweep.storage}, tracked at {tracker.uri}")
+            console.print(f"sweep [bold]{sweep.name}[/] in {escape(sweep.storage)}, tracked at {escape(tracker.uri)}")
             data = load(sweep.config.data)
             for sentence in (data.parts_sentence, *data.remarks):
                 console.print(sentence, markup=False)
@@ -72,10 +73,8 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
             unsent = tracker.close(wait_s=30.0 if outcome == "finished" else 2.0)
             ended = tracker.finish(outcome)
             if unsent or not ended:
-                console.print(
-                    f"{unsent} events could not be sent to {tracker.uri}; they wait in {sweep.records.events} and "
-                    f"`gankd tune --resume {sweep.name}` sends them"
-                )
+                waiting = f"{unsent} events could not be sent to {tracker.uri}; they wait in {sweep.records.events}"
+                console.print(f"{waiting} until the sweep is gone on with by --resume {sweep.name}", markup=False)
 
 
 def open_tracker(sweep: Sweep) -> Tracker:

@@ -26,10 +26,13 @@ def different_points(space: Space, tree: Mapping[str, Any]) -> int | None:
 
 
 def holds(sampler: Any, value: Any) -> bool:
-    """Whether a sampler can give a value, apart from steps of its range."""
+    """Whether a sampler can give a value."""
     if isinstance(sampler, Integer | Float):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and sampler.lower <= value <= sampler.upper - isinstance(sampler, Integer)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        steps = (value - sampler.lower) / (getattr(sampler.get_sampler(), "q", None) or 1)
+        on_step = (isinstance(sampler, Float) and not hasattr(sampler.get_sampler(), "q")) or abs(steps - round(steps)) < 1e-6
+        return bool(on_step and sampler.lower <= value <= sampler.upper - isinstance(sampler, Integer))
     return isinstance(sampler, Categorical) and value in sampler.categories
 
 

@@ -59,7 +59,7 @@ def start_ray(address: str | None) -> Mapping[str, float]:
     if address:
         try:
             ray.init(address=address, runtime_env={"env_vars": _forwarded()}, **quiet)
-        except (ConnectionError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, ImportError) as error:
             raise UserError(f"cannot reach a Ray cluster at {address!r} ({_first_line(error)}); is `ray up` done?") from None
     else:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,16 +30,12 @@ class LoopbackBackend(_TorchBackend):  # type: ignore[misc]
         if size == 1:
             return
         backend = backend_config.backend or ("nccl" if worker_group.get_resources_per_worker().get("GPU", 0) else "gloo")
-        place = f"file://{tempfile.gettempdir()}/gankd-{uuid.uuid4().hex}"  # anew for each group: a dead one left its own
-        options = {
-            "backend": backend,
-            "init_method": place,
-            "world_size": size,
-            "timeout": timedelta(seconds=backend_config.timeout_s),
-        }
-        ray.get([worker_group.execute_single_async(rank, join, rank, options) for rank in range(size)])
+        # A file anew for each group: a dead one left its own, which the next start of the machine clears away.
+        place, limit = str(Path(tempfile.gettempdir(), f"gankd-{uuid.uuid4().hex}")), backend_config.timeout_s
+        ray.get([worker_group.execute_single_async(rank, join, backend, place, rank, size, limit) for rank in range(size)])
 
 
-def join(rank: int, options: Mapping[str, Any]) -> None:
-    """Enter the process group; returns when all have."""
-    dist.init_process_group(rank=rank, **options)
+def join(backend: str, place: str, rank: int, size: int, limit_s: float) -> None:
+    """Enter the process group of the file `place`; returns when all have."""
+    store = dist.FileStore(place, size)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=limit_s))

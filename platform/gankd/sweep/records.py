@@ -175,7 +175,7 @@ class SweepRecords:
     def _asked_for(self, request: dict[str, Any]) -> bool:
         try:
             return self.request() == request
-        except UserError:
+        except (UserError, OSError):
             return False
 
     def forget_failures(self) -> None:
@@ -189,4 +189,11 @@ class SweepRecords:
 def sweep_names(storage: str) -> list[str]:
     """Names of all sweeps under a storage root, sorted."""
     files = open_root(storage)
-    return sorted(name for name in files.names("sweeps") if "sweep.json" in files.names(f"sweeps/{name}"))
+    return sorted(name for name in files.names("sweeps") if _has_request(files, name))
+
+
+def _has_request(files: Storage, sweep: str) -> bool:
+    try:
+        return "sweep.json" in files.names(f"sweeps/{sweep}")
+    except OSError:  # another user's
+        return False

@@ -8,7 +8,9 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +20,9 @@ from gankd.config import MethodConfig, build_config, digest, knobs, nearest, val
 from gankd.data import DataSet
 from gankd.errors import UserError
 from gankd.method import Method
+from gankd.metrics.directions import direction
 from gankd.paths import is_file, read_text
-from gankd.text import shortened
+from gankd.text import alternatives, shortened
 
 TRIES = 100  # draws by which a sampler without bounds is checked
 
@@ -62,11 +65,32 @@ def load_space(method: Method, path: str | None, config: MethodConfig) -> Space:
         raise UserError(
             f"{source} must define SPACE, a non-empty mapping from knobs to ray.tune samplers, or space(config) that returns one"
         )
-    mode = getattr(module, "MODE", method.mode)
-    if mode not in ("max", "min"):
-        raise UserError(f"MODE in {source} must be 'max' or 'min', not {shortened(mode)}")
     metric = getattr(module, "METRIC", method.objective)
-    return Space(dict(samplers), metric, mode, source, digest(ast.dump(ast.parse(text or ""))))
+    way = direction(str(metric))
+    mode = getattr(module, "MODE", way or method.mode)
+    if mode not in ("max", "min") or (way and mode != way):
+        allowed = f"{way!r}, as {metric} is better that way" if way else "'max' or 'min'"
+        raise UserError(f"MODE in {source} must be {allowed}, not {shortened(mode)}")
+    known = knobs(method.config)
+    samplers = {knob: _as_declared(known[knob].annotation, each) if knob in known else each for knob, each in samplers.items()}
+    return Space(samplers, metric, mode, source, digest(ast.dump(ast.parse(text or ""))))
+
+
+def _as_declared(kind: Any, sampler: Any) -> Any:
+    """A choice with its values as the knob's type has them: 2 and 2.0 are one point of a fractional knob."""
+    kinds = alternatives(kind)
+
+    def plain(value: Any) -> Any:
+        if float in kinds and int not in kinds and type(value) is int:
+            return float(value)
+        return bool(value) if bool in kinds and type(value) is int and value in (0, 1) else value
+
+    if isinstance(sampler, Mapping) and isinstance(sampler.get("grid_search"), list | tuple):
+        return {"grid_search": [plain(value) for value in sampler["grid_search"]]}
+    if isinstance(getattr(sampler, "categories", None), list | tuple):
+        sampler = copy(sampler)
+        sampler.categories = [plain(value) for value in sampler.categories]
+    return sampler
 
 
 def _source_of_file(path: str) -> str:
@@ -88,6 +112,8 @@ def _guarded(work: Callable[[], Any], source: str) -> Any:
     """The user's own code may fail in any way; how is said without a traceback."""
     try:
         return work()
+    except UserError:
+        raise
     except (Exception, SystemExit) as error:
         raise UserError(f"the space {source!r} fails: {type(error).__name__}: {error}") from None
 
@@ -98,7 +124,7 @@ def check_space(space: Space, method: Method, tree: Mapping[str, Any]) -> list[M
     for name in space.samplers:
         if name not in known:
             raise UserError(f"unknown knob {shortened(name)} in {space.source}{nearest(str(name), known)}")
-        for value in _extremes(name, space):
+        for value in _guarded(partial(_extremes, name, space), f"{space.source}, {name}"):
             tried.append(build_config(method.config, with_knobs(tree, {name: value}), source=f"{space.source}, {name}"))
     return tried
 
@@ -112,7 +138,7 @@ def check_metric(space: Space, method: Method, config: MethodConfig, data: DataS
         raise UserError(f"METRIC {shortened(space.metric)} in {space.source} must be <stage>/<metric>; stages: {stages}")
     if stage.test:
         raise UserError(f"METRIC {space.metric!r} in {space.source} reads the test part; trials are compared on validation")
-    if space.metric == method.objective or not stage.metrics:
+    if space.metric == method.objective or stage.metrics is None:
         return
     from gankd.stages.task import task_of  # imports torch, which the method's own objective needs not
 
@@ -120,7 +146,7 @@ def check_metric(space: Space, method: Method, config: MethodConfig, data: DataS
     if metric not in there:
         raise UserError(
             f"METRIC {space.metric!r} in {space.source}: stage {name!r} reports no {metric!r}{nearest(metric, there)} "
-            f"(it reports {', '.join(sorted(there))})"
+            f"(it reports {', '.join(sorted(there)) or 'none'})"
         )
 
 
@@ -157,9 +183,14 @@ def _extremes(name: str, space: Space) -> list[Any]:
         whole = type(sampler).__name__ == "Integer"
         if sampler.lower > sampler.upper or (whole and sampler.lower == sampler.upper):
             raise UserError(f"the range of {name!r} in {source} is {sampler.lower} to {sampler.upper}; the lower end comes first")
+        step = getattr(sampler.get_sampler(), "q", None)
+        if step is not None and not (step > 0 and (not whole or step == int(step))):
+            raise UserError(
+                f"the step of {name!r} in {source} cannot be {step}: {'a whole number' if whole else 'a number'} above 0"
+            )
         choices = [sampler.lower, sampler.upper - 1 if whole else sampler.upper]  # an Integer's end is excluded
     elif hasattr(sampler, "sample"):
-        choices = _guarded(lambda: [variant[name] for variant in itertools.islice(variants(space), TRIES)], f"{source}, {name}")
+        choices = [variant[name] for variant in itertools.islice(variants(space), TRIES)]
     else:
         raise UserError(
             f"{name!r} in {source} must be a ray.tune sampler (tune.choice, tune.uniform, ...), not {shortened(sampler)}"
@@ -181,5 +212,6 @@ def variants(space: Space, seed: int = 0) -> Iterator[dict[str, Any]]:
     random.seed(seed)
     np.random.seed(seed)
     while True:
-        for _, point in generate_variants(dict(space.samplers), random_state=state):
+        drawn = _guarded(lambda: list(generate_variants(dict(space.samplers), random_state=state)), space.source)
+        for _, point in drawn:
             yield {name: value.item() if hasattr(value, "item") else value for name, value in point.items()}

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ray import tune
@@ -34,6 +35,7 @@ from gankd.sweep.request import Resources
 from gankd.sweep.space import Space
 
 SETTLE_S = 30.0
+LOOKED_UP = 1000  # trials that are looked up beforehand, a few milliseconds each; of more, each trial finds out for itself
 
 
 def run_shared(sweep: Sweep, cluster: Cluster) -> None:
@@ -54,7 +56,9 @@ def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
         ended |= _in_the_store(sweep, {trial: knobs for trial, knobs in points.items() if trial not in ended})
     missing = [point for trial, point in points.items() if trial not in ended]
     if sweep.request.search == "optuna":
-        missing = missing[: max(0, sweep.request.trials - len(ended))]  # only their number counts
+        # What the store no longer bears out is tried again; of the others only the number counts.
+        again = [r.knobs for r in sweep.records.trials() if r.ended() and r.trial not in ended]
+        missing = [*again, *missing][: max(len(again), sweep.request.trials - len(ended))]
     if missing:
         _fit(sweep, missing, ended, cluster(), _scheduler(sweep))
     records = list(sweep.records.trials())
@@ -76,12 +80,15 @@ def _is_borne_out(sweep: Sweep, record: TrialRecord) -> bool:
 
 def _in_the_store(sweep: Sweep, points: Mapping[str, Point]) -> dict[str, TrialRecord]:
     """The trials whose artifacts other sweeps have made already, noted as finished: they need no Ray."""
-    found = {}
+    found: dict[str, TrialRecord] = {}
+    if not sweep.request.reuse or len(points) > LOOKED_UP:
+        return found
     for trial, knobs in points.items():
-        job = sweep.job(knobs, trial)
-        if sweep.request.reuse and (metrics := known_metrics(job)) is not None:
-            found[trial] = TrialRecord(trial, knobs, "finished", metrics, Pipeline(job).trial_keys)
-            _note(sweep, found[trial])
+        with suppress(UserError):  # knobs that do not go together: the trial itself says so, and fails
+            job = sweep.job(knobs, trial)
+            if (metrics := known_metrics(job)) is not None:
+                found[trial] = TrialRecord(trial, knobs, "finished", metrics, Pipeline(job).trial_keys)
+                _note(sweep, found[trial])
     return found
 
 
@@ -168,9 +175,11 @@ def _search(sweep: Sweep, missing: list[Point], ended: Mapping[str, TrialRecord]
     from ray.tune.search.optuna import OptunaSearch
 
     space, preset = sweep.space, sweep.space.preset_point(sweep.tree)
-    known = [record for record in ended.values() if space.metric in record.metrics and _within(space, record.knobs)]
+    rewarded = [record for record in ended.values() if math.isfinite(record.metrics.get(space.metric, math.nan))]
+    known = [record for record in rewarded if _within(space, record.knobs)]
     # Optuna takes no point outside its space; the preset is tried wherever it lies.
-    untried = [] if trial_name(preset) in ended else [preset]
+    lost = [record.knobs for record in sweep.records.trials() if record.ended() and record.trial not in ended]
+    untried = [] if trial_name(preset) in ended or preset in lost else [preset]
     told = untried if not known and _within(space, preset) else [record.knobs for record in known]
     search = OptunaSearch(
         space=OptunaSearch.convert_search_space(dict(space.samplers)),
@@ -180,7 +189,7 @@ def _search(sweep: Sweep, missing: list[Point], ended: Mapping[str, TrialRecord]
         evaluated_rewards=[record.metrics[space.metric] for record in known] or None,
         seed=sweep.config.seed,
     )
-    return ConcurrencyLimiter(Listed([point for point in untried if point not in told], search), max_concurrent=slots)
+    return ConcurrencyLimiter(Listed([*lost, *(point for point in untried if point not in told)], search), max_concurrent=slots)
 
 
 def _within(space: Space, knobs: Mapping[str, Any]) -> bool:

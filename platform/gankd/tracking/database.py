@@ -162,8 +162,15 @@ def _left_behind(file: Path, here: Path) -> set[str]:
     with closing(_connect(file)) as database:
         # Number 0 is MLflow's own, which gankd never uses.
         rows = database.execute("SELECT DISTINCT artifact_location FROM experiments WHERE experiment_id != 0").fetchall()
+        places = [place for (place,) in database.execute("SELECT artifact_uri FROM runs").fetchall()]
     roots = {root for (place,) in rows if (root := _root(place))}
-    return {root for root in roots if _is_left_behind(Path(root), file.name, here)}
+    return {root for root in roots if _is_left_behind(Path(root), file.name, here) and _lies_here(root, places, here)}
+
+
+def _lies_here(root: str, places: list[str | None], here: Path) -> bool:
+    """Whether what runs have left below `root` is found below `here`: a folder that is only away has moved nowhere."""
+    theirs = [Path(_moved(place, root, here)) for place in places if place and _root(place) == root]
+    return not theirs or any(Path(_path(str(place))).exists() for place in theirs)
 
 
 def _is_left_behind(root: Path, database: str, here: Path) -> bool:
