@@ -122,7 +122,7 @@ def test_a_preset_file(refused: Refused, tmp_path: Path, content: bytes, names: 
         (TUNE + "SPACE = {'teacher.network': tune.choice(['small_cnn', 'vgg9'])}", ("'vgg9'", "did you mean 'vgg19'")),
         (TUNE + "SPACE = {'data.train_images': tune.choice([100, 100000])}", ("100000", "has only")),
         (TUNE + "SPACE = {'student.lr': {'grid_search': 5}}", ("'student.lr'", "grid_search")),
-        (TUNE + "SPACE = {'student.lr': tune.choice([1])}\nMODE = 'up'", ("'up'", "'max' or 'min'")),
+        (TUNE + "SPACE = {'student.lr': tune.choice([1])}\nMODE = 'up'", ("'up'", "must be 'max', as")),
         (TUNE + "SPACE = {'student.lr': tune.choice([1])}\nMETRIC = 'nope/x'", ("'nope/x'", "student")),
         (TUNE + "SPACE = {3: tune.choice([1])}", ("unknown knob 3",)),
         ("SPACE = {'student.lr': 3}", ("'student.lr'", "sampler", "3")),
