@@ -33,7 +33,7 @@ class Stage:
             for what can be known to be wrong. It should not import torch.
         shares: knobs whose items all workers share evenly, such as a batch: of the section, or `<section>.<knob>`.
         test: whether it measures on the test part. Only such a stage is handed it, and it runs only for what has been
-            chosen on the validation part.
+            chosen on the validation part. It measures the last of its inputs.
         per_seed: whether a repetition over seeds makes it anew. What only measures is made once, else the numbers that it
             measures would not compare.
         metrics: the names of all that it reports, to check an objective by. "{task}" stands for the metric of the data's task,
@@ -170,8 +170,8 @@ class Method:
         return [stage for stage in self.stages if not stage.test]
 
     def tests_of(self, stage: str) -> list[Stage]:
-        """The test stages that measure a stage's artifact."""
-        return [test for test in self.stages if test.test and stage in test.inputs]
+        """The test stages that measure a stage's artifact, which is the last of their inputs: the others they measure with."""
+        return [test for test in self.stages if test.test and test.inputs[-1:] == (stage,)]
 
     def touched(self, knobs: Collection[str]) -> set[str]:
         """Names of the stages that a knob in `knobs` (dotted names) touches, directly or through their inputs."""

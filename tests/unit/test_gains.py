@@ -8,6 +8,7 @@ from gankd.errors import UserError
 from gankd.method import Gain
 from gankd.metrics.directions import direction, is_better
 from gankd.metrics.paired import paired
+from gankd.registry import find_method
 from gankd.sweep.gains import best, difference, tuned_gain
 from gankd.sweep.records import TrialRecord
 
@@ -111,3 +112,10 @@ def test_nothing_to_choose_from_is_said() -> None:
 
     with pytest.raises(UserError, match="none of the 1 trials finished: it broke"):
         choose(Sweep(), [TrialRecord("a", {}, "failed", reason="it broke")])  # type: ignore[arg-type]
+
+
+def test_a_test_stage_measures_its_last_input_and_not_what_it_measures_with() -> None:
+    transfer = find_method("cgan_transfer")
+    assert transfer.tests_of("feature_classifier") == []
+    assert [stage.name for stage in transfer.tests_of("ft")] == ["test_ft"]
+    assert [stage.name for stage in find_method("cgan_kd").tests_of("student")] == ["test_student"]
