@@ -46,6 +46,7 @@ class ByFile(LoadScopeScheduling):
         return "smoke" if file in SMOKE_FILES else file
 
 
+@pytest.hookimpl(optionalhook=True)  # tests can be run without pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """The order of work of the test processes."""
     return ByFile(config, log)

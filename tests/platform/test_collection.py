@@ -14,15 +14,9 @@ from tests.conftest import ROOT
 ELSEWHERE = {"PYTHONHASHSEED": "12345", "TZ": "Asia/Tokyo", "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
 
 
-def name_of(item: pytest.Item) -> str:
-    """Its id without the group that pytest-xdist appends."""
-    group = item.get_closest_marker("xdist_group")
-    return item.nodeid.removesuffix(f"@{group.args[0]}") if group else item.nodeid
-
-
 def test_collected_again_they_are_the_same(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """What this session has collected is collected later, in another folder, time zone and order of hashes."""
-    ours = [name_of(item) for item in request.session.items]
+    ours = [item.nodeid for item in request.session.items]
     files = dict.fromkeys(str(item.path) for item in request.session.items)
     quick = ("--assert=plain", "-p", "no:xdist", "-p", "no:cacheprovider", "-o", "addopts=")
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *quick, "--rootdir", str(ROOT)]

@@ -95,8 +95,8 @@ def summary(sweep: Sweep, conclusion: Conclusion) -> dict[str, float]:
     """The figures of the sweep's own run, besides all metrics of the chosen trial by name.
 
     `objective`; val/<role> and test/<role> of the chosen trial, but test/control of the tuned control, beside which the gain
-    is; generator/<metric> of the stage that measures generators; `gain` over the tuned control (on test where there is a test, else on validation), gain/val, gain/test, gain/preset
-    (validation); seeds/<tuned or preset>/{mean, sd, low, high, method, control} of the repetitions.
+    is; generator/<metric> of the stage that measures generators; `gain` over the tuned control (on test where there is a test,
+    else on validation), gain/val, gain/test, gain/preset (validation); seeds/<tuned or preset>/{mean, sd, low, high, method, control} of the repetitions.
     """
     method, best = sweep.method, conclusion.best
     values = dict(best.metrics) | conclusion.tests | {"objective": best.metrics[sweep.space.metric]}
@@ -114,7 +114,7 @@ def summary(sweep: Sweep, conclusion: Conclusion) -> dict[str, float]:
         }
         values |= {name: value for name, value in gains.items() if value is not None}
         values["gain"] = values.get("gain/test", values.get("gain/val", float("nan")))
-        values |= dict(zip(("test/control",), conclusion.gain_tests[1].values()))
+        values |= dict(zip(("test/control",), conclusion.gain_tests[1].values(), strict=False))
     for repeated in conclusion.repeated:
         values |= _seeds(repeated)
     return values
