@@ -96,7 +96,8 @@ def summary(sweep: Sweep, conclusion: Conclusion) -> dict[str, float]:
 
     `objective`; val/<role> and test/<role> of the chosen trial, but test/control of the tuned control, beside which the gain
     is; generator/<metric> of the stage that measures generators; `gain` over the tuned control (on test where there is a test,
-    else on validation), gain/val, gain/test, gain/preset (validation); seeds/<tuned or preset>/{mean, sd, low, high, method, control} of the repetitions.
+    else on validation), gain/val, gain/test, gain/preset (validation); of the repetitions seeds/<tuned or preset>/{mean, sd,
+    low, high, method, control}.
     """
     method, best = sweep.method, conclusion.best
     values = dict(best.metrics) | conclusion.tests | {"objective": best.metrics[sweep.space.metric]}
