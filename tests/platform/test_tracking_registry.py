@@ -102,7 +102,7 @@ def test_files_that_are_gone_are_a_sentence(store: Store) -> None:
     store.register("gone", 0.8)
     for folder in store.folder.glob("artifacts/**/network"):
         shutil.rmtree(folder)
-    with pytest.raises(UserError, match="the files of the registered model 'digits-student' cannot be had"):
+    with pytest.raises(UserError, match="the files of digits-student/1 cannot be fetched from"):
         load(store.uri, "digits-student")
 
 
