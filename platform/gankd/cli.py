@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -262,6 +263,7 @@ def _there_is_a_working_folder() -> bool:
 def main() -> None:
     """Entry point: user errors become one sentence on one line and exit code 2."""
     interrupt.install()
+    gc.set_threshold(100_000, 20, 20)  # imports make objects that stay: looking through them took a sixth of the time
     try:
         os.getcwd()
         sys.exit(cli(standalone_mode=False))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
 from gankd import models
@@ -15,8 +17,14 @@ from gankd.method import Method
 GROUP = "gankd.methods"
 
 
-def _outside() -> dict[str, EntryPoint]:
+@cache
+def _on_path(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Looked for once: it reads the metadata of every installed package, and a sweep asks for its method often."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _outside() -> dict[str, EntryPoint]:
+    return _on_path(tuple(sys.path))
 
 
 def method_names() -> list[str]:
