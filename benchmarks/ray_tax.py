@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.pipeline import Job
 from gankd.registry import find_method
-from gankd.sweep.plan import Resources
+from gankd.sweep.request import Resources
 
 BARE = """
 import json, sys
