@@ -115,7 +115,8 @@ def summary(sweep: Sweep, conclusion: Conclusion) -> dict[str, float]:
         }
         values |= {name: value for name, value in gains.items() if value is not None}
         values["gain"] = values.get("gain/test", values.get("gain/val", float("nan")))
-        values |= dict(zip(("test/control",), conclusion.gain_tests[1].values(), strict=False))
+        if conclusion.gain_tests[1]:
+            (values["test/control"],) = conclusion.gain_tests[1].values()
     for repeated in conclusion.repeated:
         values |= _seeds(repeated)
     return values
