@@ -225,7 +225,7 @@ def suite(real: Features, fake: Features, cfg: Settings, name: str) -> dict[str,
 
     fid; intra_fid (mean over classes) with intra_fid_max; kid and kid_std; kmmd (the reference's bandwidth), mmd2_u (the same
     kernel, unbiased) and, for a given bandwidth, kmmd_fixed; precision, recall, density, coverage (as many fakes as reals);
-    from logits is and is_std; class_accuracy in percent where the extractor knows the data's classes.
+    spread (1 = the fakes of a class differ as the real ones do); from logits is and is_std; class_accuracy in percent where the extractor knows the data's classes.
     """
     found = {"fid": fid(real, fake)}
     if by_class := list(intra_fid(real, fake).values()):
@@ -237,11 +237,27 @@ def suite(real: Features, fake: Features, cfg: Settings, name: str) -> dict[str,
     if cfg.kmmd_bandwidth:
         found["kmmd_fixed"], _ = gaussian_mmd(rr, ff, rf, cfg.kmmd_bandwidth)
     found |= _manifold(real, fake, rr, ff, rf, cfg.neighbours)
+    found["spread"] = spread(real, fake)
     if fake.score:
         found["is"], found["is_std"] = fake.score.mean_and_std()
     if fake.right is not None:
         found["class_accuracy"] = 100 * fake.right / fake.count
     return {f"{metric}_{name}": value for metric, value in found.items()}
+
+
+def spread(real: Features, fake: Features) -> float:
+    """Root of the mean squared distance of fakes to their class's mean, over that of the real images: near 0 after a collapse."""
+    return math.sqrt(_within_classes(fake) / max(_within_classes(real), 1e-12))
+
+
+def _within_classes(features: Features) -> float:
+    """Mean over the kept images of the squared distance to the mean of their class, unbiased; 0 without two of a class."""
+    scatter, freedom = 0.0, 0
+    for label in features.labels.unique():
+        rows = features.rows[features.labels == label].double()
+        scatter += float((rows - rows.mean(0)).square().sum())
+        freedom += len(rows) - 1
+    return scatter / max(freedom, 1)
 
 
 def _manifold(real: Features, fake: Features, rr: Pairs, ff: Pairs, rf: Pairs, k: int) -> dict[str, float]:

@@ -52,7 +52,12 @@ class BatchNorm(BatchStatistics):
 
 
 class ConditionalBatchNorm(BatchStatistics):
-    """BN(x) * (1 + gain(c)) + bias(c), where c (labels or embeddings) gives gain and bias vectors (N, C)."""
+    """BN(x) * (1 + gain(c)) + bias(c), where c (labels or embeddings) gives gain and bias vectors (N, C).
+
+    `conditioning`: see `faded`; for tables by label only, embeddings come faded already.
+    """
+
+    conditioning = 1.0
 
     def __init__(self, channels: int, condition: Condition, eps: float = 1e-5) -> None:
         super().__init__(channels, eps)
@@ -62,9 +67,23 @@ class ConditionalBatchNorm(BatchStatistics):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         x = self.normalise(x)
         # To x's type before the broadcast: a table's fp32 vector would lift a bf16 map to fp32.
-        gain = (1 + self.gain(c)).to(x.dtype)[:, :, None, None]
-        bias = self.bias(c).to(x.dtype)[:, :, None, None]
+        gain = (1 + self.vectors(self.gain, c)).to(x.dtype)[:, :, None, None]
+        bias = self.vectors(self.bias, c).to(x.dtype)[:, :, None, None]
         return torch.addcmul(bias, x, gain)
+
+    def vectors(self, layer: nn.Module, c: Tensor) -> Tensor:
+        values: Tensor = layer(c)
+        return faded(values, layer, self.conditioning)
+
+
+def faded(vectors: Tensor, table: nn.Module | None, conditioning: float) -> Tensor:
+    """Rows (N, C) looked up in a table of classes, drawn towards the mean of its rows: mean + conditioning * (own - mean).
+
+    Transitional conditioning (Shahbazi et al. 2022): 0 is one condition for all classes, 1 leaves each its own.
+    """
+    if conditioning == 1 or not isinstance(table, nn.Embedding):
+        return vectors
+    return torch.lerp(table.weight.mean(0).to(vectors.dtype), vectors, conditioning)
 
 
 @torch.no_grad()

@@ -112,6 +112,8 @@ class Generator(GeneratorBody):
         init: "N02", "ortho", "xavier" or "default" (see `initialise`).
     """
 
+    conditioning = 1.0  # of the shared embedding, see `faded`
+
     def __init__(
         self, image_size: int, classes: int, image_channels: int = 3, width: int = 64, dim_z: int = 128,
         shared_dim: int = 0, hierarchical: bool = False, attention: Sequence[int] = (),
@@ -132,7 +134,7 @@ class Generator(GeneratorBody):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """labels: integers (N,), or with a shared table class embeddings (N, shared_dim)."""
-        embedding = embed_labels(self.shared, labels)
+        embedding = embed_labels(self.shared, labels, self.conditioning)
         z, chunks = self.chunks(z)
         return self.render(z, [embedding if chunk is None else torch.cat([embedding, chunk], 1) for chunk in chunks])
 

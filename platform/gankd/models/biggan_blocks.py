@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.errors import UserError
-from gankd.models.batch_norm import Condition
+from gankd.models.batch_norm import Condition, faded
 from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear
 
 Norm = Callable[[int], nn.Module]  # channels -> batch norm called as norm(x, condition)
@@ -114,13 +114,23 @@ def check_attention(attention: tuple[int, ...], channels: dict[int, int]) -> Non
             raise UserError(f"attention at {size} px is not possible here: choose from map sizes {allowed}, or leave it empty.")
 
 
-def embed_labels(shared: nn.Embedding | None, labels: Tensor) -> Tensor:
-    """Integer labels (N,) looked up in the shared table; floats (N, shared_dim) are embeddings already."""
+def embed_labels(shared: nn.Embedding | None, labels: Tensor, conditioning: float = 1.0) -> Tensor:
+    """Integer labels (N,) looked up in the shared table; floats (N, shared_dim) are embeddings already.
+
+    conditioning: see `faded`.
+    """
     if shared is None:
         if labels.is_floating_point():
             raise UserError("this generator has one table per layer (shared_dim = 0): pass integer labels, not embeddings.")
         return labels
-    return labels if labels.is_floating_point() else shared(labels)
+    return labels if labels.is_floating_point() else faded(shared(labels), shared, conditioning)
+
+
+def set_conditioning(network: nn.Module, share: float) -> None:
+    """How far the classes differ for a BigGAN generator or discriminator: 0 not at all, 1 as they have learned it."""
+    for module in network.modules():
+        if hasattr(module, "conditioning"):
+            module.conditioning = share
 
 
 def first_map(h: Tensor, like: nn.Module) -> Tensor:
@@ -139,6 +149,7 @@ class ProjectionDiscriminator(nn.Module):
     blocks: nn.ModuleList
     linear: SNLinear
     embed: SNEmbedding
+    conditioning = 1.0  # factor of the projection
 
     def stem(self, images: Tensor) -> Tensor:
         """What comes before the blocks: nothing."""
@@ -154,7 +165,8 @@ class ProjectionDiscriminator(nn.Module):
     def classify(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits (N, 1) of features (N, C), in the parameters' precision also under autocast."""
         with torch.autocast(features.device.type, enabled=False):
-            return self.linear(features) + (self.embed(labels) * features).sum(1, keepdim=True)
+            projection = (self.embed(labels) * features).sum(1, keepdim=True)
+            return self.linear(features) + (projection if self.conditioning == 1 else self.conditioning * projection)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.classify(self.features(images), labels)

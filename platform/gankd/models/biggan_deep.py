@@ -99,6 +99,8 @@ class Generator(Generative):
         attention, sn_eps, bn_eps, init: as in `gankd.models.biggan.Generator`.
     """
 
+    conditioning = 1.0  # of the shared embedding, see `faded`
+
     def __init__(
         self, image_size: int, classes: int, image_channels: int = 3, width: int = 128, dim_z: int = 128,
         shared_dim: int = 128, attention: Sequence[int] = (), depth: int = 2,
@@ -128,7 +130,7 @@ class Generator(Generative):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         """labels: integers (N,), or class embeddings (N, shared_dim)."""
-        condition = torch.cat([embed_labels(self.shared, labels), z], 1)
+        condition = torch.cat([embed_labels(self.shared, labels, self.conditioning), z], 1)
         h = first_map(self.linear(condition), like=self.output_layer[-1])
         for block in self.blocks:
             h = block(h, condition)

@@ -12,7 +12,7 @@ GENERATED_METRICS = tuple(
     f"{name}_{{extractor}}"
     for name in (
         *("class_accuracy", "coverage", "density", "fid", "intra_fid", "intra_fid_max", "is", "is_std", "kid", "kid_std"),
-        *("kmmd", "mmd2_u", "precision", "recall"),
+        *("kmmd", "mmd2_u", "precision", "recall", "spread"),
     )
 )
 

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from gankd.context import Context
 from gankd.engine import Algorithm, autocast
+from gankd.errors import UserError
 from gankd.models import diffaugment
+from gankd.models.biggan_blocks import set_conditioning
 from gankd.models.ema import ExponentialMovingAverage
 from gankd.stages.gan_batch import Batch, Seen, Terms, no_terms
 from gankd.stages.gan_losses import add_orthogonal_gradient, gan_loss
+from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, mode_seeking
 from gankd.stages.sections import GanTrainingConfig
 
 # (n, rng) -> this worker's rows of a global batch of n: images (rows, C, H, W) in [-1, 1], integer labels (rows,).
@@ -50,13 +53,18 @@ class GANTraining(Algorithm):
         self.discriminator_parts = self.generator_parts = cfg.accumulations
         self.batch = cfg.batch // cfg.accumulations  # images of a micro-batch over all workers
         share = ctx.share(self.batch)
+        if cfg.mode_seeking and share % 2:
+            raise UserError(f"mode_seeking compares pairs of images, and a worker's part of the GAN's batch is {share}")
         self.rows = slice(ctx.rank * share, (ctx.rank + 1) * share)
         self.device, self.dtype = (getattr(next(generator.parameters()), name) for name in ("device", "dtype"))
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.generator = generator.to(memory_format=self.memory_format)
         self.discriminator = discriminator.to(memory_format=self.memory_format)
         self.ema = ExponentialMovingAverage(generator, cfg.ema_decay, cfg.ema_start)
+        self.lecam = LeCam(cfg.lecam_decay, cfg.lecam_start) if cfg.lecam else None
+        self.ada = None if cfg.ada_target is None else AdaptiveAugmentation(cfg.ada_target)
         further = {side: dict((joined or {}).get(side, {})) for side in ("generator", "discriminator")}
+        further["discriminator"] |= {name: m for name, m in (("lecam", self.lecam), ("ada", self.ada)) if m is not None}
         self.sides = {
             "generator": [generator, *further["generator"].values()],
             "discriminator": [discriminator, *further["discriminator"].values()],
@@ -78,6 +86,7 @@ class GANTraining(Algorithm):
         """Iteration `step` (from 0). Returns the losses of the last update of either network, scalars on the device."""
         for network in (network for side in self.sides.values() for network in side):
             network.train()
+        self.fade_in_condition(step)
         metrics: dict[str, Tensor] = {}
         for _ in range(self.cfg.d_steps):
             metrics = self.update_discriminator(step, rng)
@@ -101,6 +110,7 @@ class GANTraining(Algorithm):
             seen = Seen(step, batch, fakes, *of_fakes, *of_reals)
             real_term, fake_term = self.loss.discriminator(of_reals[-1], of_fakes[-1], batch.real_weights, batch.fake_weights)
             losses = {"loss_discriminator_real": real_term, "loss_discriminator_fake": fake_term}
+            losses |= self.discriminator_regularisers(seen)
             self.backward(losses | dict(self.discriminator_terms(seen)), parts, metrics)
         self.apply_gradients("discriminator")
         return metrics
@@ -115,10 +125,35 @@ class GANTraining(Algorithm):
             images = self.augment(fakes, batches=1, rng=rng)
             seen = Seen(step, batch, fakes, images, *self.discriminate(images, batch.fake_labels))
             losses = {"loss_generator": self.loss.generator(seen.fake_logits)}
+            if self.cfg.mode_seeking:
+                losses["loss_mode_seeking"] = self.cfg.mode_seeking * mode_seeking(fakes, batch.z)
             self.backward(losses | dict(self.generator_terms(seen)), parts, metrics)
         self.freeze_discriminator(False)
         self.apply_gradients("generator")
         return metrics
+
+    def discriminator_regularisers(self, seen: Seen) -> dict[str, Tensor]:
+        """LeCam's term where it is asked for; moves its anchors, and the probability of augmentation."""
+        real, fake = seen.real_logits, seen.fake_logits
+        assert real is not None
+        if self.lecam is None and self.ada is None:
+            return {}
+        means = torch.stack([real.mean(), fake.mean(), real.sign().mean()]).detach()
+        real_mean, fake_mean, real_sign = (self.ctx.sum(means) / self.ctx.world_size).unbind()
+        if self.ada is not None:
+            self.ada.update(real_sign, self.batch)
+        if self.lecam is None:
+            return {}
+        self.lecam.update(seen.step, real_mean, fake_mean)
+        return {"loss_lecam": self.cfg.lecam * self.lecam(seen.step, real, fake)}
+
+    def fade_in_condition(self, step: int) -> None:
+        """Transitional conditioning (Shahbazi et al. 2022): how far the classes differ at iteration `step`."""
+        if self.cfg.transition:
+            start, end = (share * self.cfg.steps for share in self.cfg.transition)
+            share = min(1.0, max(0.0, (step - start) / (end - start)))
+            for network in (self.generator, self.discriminator, self.ema.average):
+                set_conditioning(network, share)
 
     def backward(self, losses: Mapping[str, Tensor], parts: int, metrics: dict[str, Tensor]) -> None:
         """Gradients of the mean over `parts` micro-batches of the losses' sum; adds what it has of each to `metrics`."""
@@ -140,9 +175,14 @@ class GANTraining(Algorithm):
             parameter.requires_grad_(not frozen)
 
     def draw(self, step: int, rng: torch.Generator, *, reals: bool) -> Batch:
-        """A micro-batch: z ~ N(0, 1) with labels uniform over the classes and, for the discriminator's update, `reals`."""
+        """A micro-batch: z ~ N(0, 1) with labels uniform over the classes and, for the discriminator's update, `reals`.
+
+        For the generator's update with mode seeking each label stands twice, in neighbouring rows.
+        """
         z = self.generator.latents(self.batch, rng)
-        labels = torch.randint(self.generator.classes, (self.batch,), generator=rng, device=rng.device)
+        copies = 2 if self.cfg.mode_seeking and not reals else 1
+        labels = torch.randint(self.generator.classes, (self.batch // copies,), generator=rng, device=rng.device)
+        labels = labels.repeat_interleave(copies)
         drawn = [z[self.rows], labels[self.rows], *(self.real_batch(self.batch, rng) if reals else ())]
         return Batch(*(self.here(values) for values in drawn))
 
@@ -156,7 +196,11 @@ class GANTraining(Algorithm):
             return images
         height, width = images.shape[2:]
         draws = [diffaugment.draw(self.batch, height, width, self.cfg.diffaugment, rng) for _ in range(batches)]
-        return diffaugment.apply(images, diffaugment.concatenate(*(diffaugment.rows(d, self.rows) for d in draws)))
+        augmented = diffaugment.apply(images, diffaugment.concatenate(*(diffaugment.rows(d, self.rows) for d in draws)))
+        if self.ada is None:
+            return augmented
+        u = torch.rand(batches, self.batch, generator=rng, device=rng.device)[:, self.rows].flatten()
+        return self.ada.choose(images, augmented, u)
 
     def generate(self, batch: Batch) -> Tensor:
         with autocast(self.device, self.cfg.precision):

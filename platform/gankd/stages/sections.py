@@ -23,6 +23,7 @@ def _increasing(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Milestones = Annotated[tuple[Fraction, ...], Field(max_length=100), AfterValidator(_increasing)]
 Distinct = AfterValidator(_distinct)
@@ -95,6 +96,9 @@ class GanNetworkConfig(Section):
 EVALUATING = frozenset({"evaluations", "evaluation_images", "feature_classifier"})
 
 
+LECAM = frozenset({"lecam_decay", "lecam_start"})
+
+
 class GanTrainingConfig(Section):
     """How a GAN is trained, and how it is looked at meanwhile; whose the generator's rate is, says the stage."""
 
@@ -115,6 +119,25 @@ class GanTrainingConfig(Section):
     diffaugment: Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct] = knob(
         ("color", "translation", "cutout"), "differentiable augmentation of what D sees", origin="cGAN-KD CIFAR-100"
     )
+    ada_target: float | None = knob(
+        None,
+        "augment each image with a probability that holds the mean sign of D on real images here; null = always augment",
+        origin="ADA: 0.6",
+        gt=-1,
+        lt=1,
+    )
+    mode_seeking: float = knob(
+        0.0, "weight of mode seeking: images of one class with two latents shall differ", origin="Mao et al. 2019: 1", ge=0, le=100
+    )
+    lecam: float = knob(0.0, "weight of LeCam's regulariser of D", origin="LeCam CIFAR scripts: 0.3", ge=0, le=100)
+    lecam_decay: float = knob(0.9, "decay of LeCam's anchors", origin="LeCam CIFAR scripts", ge=0, lt=1)
+    lecam_start: int = knob(1000, "steps before LeCam acts", unit="steps", origin="LeCam CIFAR scripts", ge=0)
+    transition: tuple[Share, Share] | None = knob(
+        None,
+        "from when to when the condition on the class fades in; null = it is there from the start",
+        unit="share of the training",
+        origin="Shahbazi et al. 2022: over 2k of 4k kimg",
+    )
     flip: bool = knob(True, "random horizontal flips of real images", origin="cGAN-KD CIFAR-100")
     sample_grids: int = knob(4, "sample grids logged while training", origin="ours", ge=0, le=100)
     evaluations: int = knob(10, "times that the averaged generator is measured while training", origin="ours", ge=1, le=1000)
@@ -131,11 +154,30 @@ class GanTrainingConfig(Section):
 
     def inert(self) -> frozenset[str]:
         """Evaluating changes nothing of a generator that is the last one."""
-        return frozenset({"sample_grids"}) | (EVALUATING if self.keep == "last" else frozenset())
+        evaluating = EVALUATING if self.keep == "last" else frozenset()
+        return frozenset({"sample_grids"}) | evaluating | (frozenset() if self.lecam else LECAM)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
         check_micro_batches("the GAN's ", self.batch, self.accumulations)
+        return self
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if self.mode_seeking and self.batch // self.accumulations % 2:
+            raise UserError(f"mode_seeking compares pairs of images, and the GAN's micro-batch of {self.batch // self.accumulations} is odd")
+        return self
+
+    @model_validator(mode="after")
+    def _transition_in_order(self) -> Self:
+        if self.transition and self.transition[0] >= self.transition[1]:
+            raise UserError(f"transition = {list(self.transition)} must begin before it ends, e.g. [0.2, 0.5]")
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_adapt(self) -> Self:
+        if self.ada_target is not None and not self.diffaugment:
+            raise UserError("ada_target steers how often diffaugment acts, and diffaugment is empty")
         return self
 
 

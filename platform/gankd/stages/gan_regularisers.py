@@ -1,0 +1,78 @@
+"""What keeps a GAN from collapsing or overfitting, as terms of its losses: mode seeking, LeCam, adaptive augmentation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPS = 1e-5
+ADA_SPEED = 500_000  # real images over which the probability of augmentation can move from 0 to 1
+
+
+def mode_seeking(fakes: Tensor, z: Tensor) -> Tensor:
+    """1 / mean_i (|G(z_2i) - G(z_2i+1)| / |z_2i - z_2i+1|), a scalar > 0 that grows as the images of a pair become one.
+
+    Mao et al. 2019 (arXiv 1903.05628, equation 2, inverted and minimised as in section 3.2); |.| is the mean of the absolute
+    differences. fakes: (n, C, H, W), z: (n, dim_z), n even; rows 2i and 2i + 1 have the same label.
+    """
+    apart = (fakes[0::2] - fakes[1::2]).abs().flatten(1).mean(1) / (z[0::2] - z[1::2]).abs().mean(1)
+    return 1 / (apart.mean() + EPS)
+
+
+class LeCam(nn.Module):
+    """LeCam's regulariser with its anchors: running means of the logits of real and of generated images (Tseng et al. 2021).
+
+    mean relu(D(x) - a_fake)^2 + mean relu(a_real - D(G(z)))^2, with relu as in the authors' code (the paper's formula has none).
+    The anchors are buffers, so that checkpoints hold them: anchors that start anew in mid-training blow the loss up.
+
+    Args:
+        decay: of the anchors. start: the iteration up to which they are the present means and the regulariser is 0.
+    """
+
+    real: Tensor
+    fake: Tensor
+
+    def __init__(self, decay: float, start: int) -> None:
+        super().__init__()
+        self.decay, self.start = decay, start
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, step: int, real_mean: Tensor, fake_mean: Tensor) -> None:
+        """Move the anchors towards the mean logits of an update at iteration `step` (from 0), over all workers."""
+        decay = self.decay if step >= max(self.start, 1) else 0.0
+        self.real.lerp_(real_mean.to(self.real.dtype), 1 - decay)
+        self.fake.lerp_(fake_mean.to(self.fake.dtype), 1 - decay)
+
+    def forward(self, step: int, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """The regulariser, a scalar >= 0, of logits of any shape."""
+        if step <= self.start:
+            return real_logits.new_zeros(())
+        return F.relu(real_logits - self.fake).square().mean() + F.relu(self.real - fake_logits).square().mean()
+
+
+class AdaptiveAugmentation(nn.Module):
+    """The probability with which each image is augmented, steered by how sure the discriminator is (ADA, Karras et al. 2020).
+
+    r = E[sign D(x)] over real images; the probability grows while r > target and shrinks while it is below. It starts at 0.
+    It is a buffer, so that checkpoints hold it.
+    """
+
+    probability: Tensor
+
+    def __init__(self, target: float) -> None:
+        super().__init__()
+        self.target = target
+        self.register_buffer("probability", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, sign: Tensor, images: int) -> None:
+        """`sign`: mean sign of the logits of `images` real images, over all workers."""
+        self.probability.add_((sign - self.target).sign() * (images / ADA_SPEED)).clamp_(0, 1)
+
+    def choose(self, images: Tensor, augmented: Tensor, u: Tensor) -> Tensor:
+        """Per image the augmented one with the present probability; u ~ U[0, 1), (N,)."""
+        chosen = u.to(self.probability.device) < self.probability
+        return torch.where(chosen[:, None, None, None], augmented, images)
