@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -102,8 +100,7 @@ class KdTraining(EvaluatedTraining):
         if kd.pd and form(kd, "diversity_in") != "generator":
             pattern = self.pattern(teacher_fake)
             if form(kd, "diversity_in") == "nothing":
-                order = torch.randperm(len(pattern), generator=self.draws).to(pattern.device)
-                losses["loss_pd"] = kd.pd * permuted_differences(pattern, order)
+                losses["loss_pd"] = kd.pd * permuted_differences(pattern, self.permutation(len(pattern)).to(pattern.device))
             else:
                 losses["loss_pd"] = kd.pd * pairwise_similarity(pattern, "sum")
         return losses
@@ -130,11 +127,11 @@ class KdTraining(EvaluatedTraining):
     def pattern(self, features: Tensor) -> Tensor:
         return similarity_pattern(features - self.centre, self.prompts, form(self.kd, "normalisation"), self.kd.temperature)
 
+    def permutation(self, n: int) -> Tensor:
+        """A random order of n rows, on the CPU."""
+        return torch.randperm(n, generator=self.draws)
+
     def uniform(self) -> float:
         """u ~ U[0, 1)."""
         return float(torch.rand((), generator=self.draws))
 
-
-def distillations(kd: KdConfig) -> dict[str, Any]:
-    """The forms in use, for a table."""
-    return {name: form(kd, name) for name in type(kd).model_fields if getattr(kd, name) is None and name != "prompt_list"}

@@ -52,9 +52,11 @@ def read_config(config: DataConfig) -> DataSet:
     if not has_classes and span is None and not source.unlabelled:
         # Of all training images, whatever is drawn from them: a label means the same at every train_images.
         span = (float(source.train.labels.min()), float(source.train.labels.max()))
-    if source.val is None:
+    if config.train_images is not None and config.train_draw == "uniform":
+        source = _draw_uniformly(source, config.train_images, config, where)
+    elif source.val is None:
         source = _cut_validation(source, config)
-    if config.train_images is not None:
+    if config.train_images is not None and config.train_draw == "balanced":
         source = _draw(source, config.train_images, config.split_seed, where)
     if has_classes:
         source = present_classes(source, where)
@@ -125,13 +127,46 @@ def _strata(part: Split) -> np.ndarray:
     return part.labels if part.labels.dtype == np.int64 else np.zeros(len(part))
 
 
-def _draw(source: Source, size: int, seed: int, where: str) -> Source:
-    train = source.train
+def _check_size(size: int, train: Split, where: str) -> None:
     if size > len(train):
         raise UserError(
             f"data.train_images={size}, but {where} has only {len(train)} training images: set data.train_images to {len(train)} "
             "or less, or to null for all of them"
         )
+
+
+def _drawn(source: Source, size: int) -> dict[str, str]:
+    return {**source.origins, "train": ", ".join(filter(None, [source.origins.get("train"), f"{size} of {len(source.train)} drawn"]))}
+
+
+def _draw_uniformly(source: Source, size: int, config: DataConfig, where: str) -> Source:
+    """Draw of all training images; what validates is cut from those that were not drawn."""
+    train = source.train
+    _check_size(size, train, where)
+    index = splits.uniform(len(train), size, config.split_seed)
+    present, classes = np.unique(_strata(train.take(index))), np.unique(_strata(train))
+    if len(present) < len(classes):
+        raise UserError(
+            f"data.train_images={size} with data.train_draw=uniform leaves {len(classes) - len(present)} of {len(classes)} classes "
+            f"of {where} without an image: take more images, another data.split_seed, or train_draw=balanced"
+        )
+    drawn = replace(source, train=train.take(index), origins=_drawn(source, size), groups=None)
+    if source.val is not None:
+        return drawn
+    rest = np.setdiff1d(np.arange(len(train)), index)
+    if len(rest) < len(classes):
+        raise UserError(
+            f"data.train_images={size} with data.train_draw=uniform leaves nothing of {where} to validate with: take fewer images, "
+            "or train_draw=balanced"
+        )
+    groups = None if source.groups is None else source.groups[rest]
+    others = _cut_validation(replace(source, train=train.take(rest), groups=groups), config)
+    return replace(drawn, val=others.val, origins={**others.origins, **drawn.origins})
+
+
+def _draw(source: Source, size: int, seed: int, where: str) -> Source:
+    train = source.train
+    _check_size(size, train, where)
     strata = _strata(train)
     classes = len(np.unique(strata))
     if size < classes:
@@ -139,9 +174,7 @@ def _draw(source: Source, size: int, seed: int, where: str) -> Source:
             f"data.train_images={size} leaves classes without an image: {where} has {classes} classes, so set it to {classes} "
             "or more, or to null for all images"
         )
-    drawn = f"{size} of {len(train)} drawn"
-    origins = {**source.origins, "train": ", ".join(filter(None, [source.origins.get("train"), drawn]))}
-    return replace(source, train=train.take(splits.balanced(strata, size, seed)), origins=origins)
+    return replace(source, train=train.take(splits.balanced(strata, size, seed)), origins=_drawn(source, size))
 
 
 def _at_size(part: Split, config: DataConfig, where: str) -> Split:

@@ -56,8 +56,14 @@ class DataConfig(BaseModel):
     train_images: int | None = Field(
         None,
         ge=2,
-        description="labelled training images to use, drawn class-balanced by split_seed; null uses all",
+        description="labelled training images to use, drawn as train_draw says; null uses all",
         json_schema_extra=_about("images"),
+    )
+    train_draw: Literal["balanced", "uniform"] = Field(
+        "balanced",
+        description="train_images by split_seed: equally many of each class, or uniform over all before the validation part is "
+        "cut, as the data-limited GAN papers do (their images exactly, where the set has no validation part)",
+        json_schema_extra=_about(""),
     )
     val_fraction: float = Field(
         0.1,

@@ -38,6 +38,15 @@ def balanced(classes: np.ndarray, size: int, seed: int) -> np.ndarray:
     return np.sort(np.lexsort((priority, rank))[:size])
 
 
+def uniform(count: int, size: int, seed: int) -> np.ndarray:
+    """Indices of `size` of `count` images, in the order drawn, whatever their classes.
+
+    numpy's legacy `choice` without replacement: the subsets of the DiffAugment, LeCam and KD-DLGAN code (seed 0 there). For one
+    seed a smaller choice is the beginning of every larger one.
+    """
+    return np.random.RandomState(seed).choice(count, size, replace=False)
+
+
 def cut_groups(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """As `cut`, for images that belong together in `groups`: a group falls on one side as a whole."""
     names = np.unique(groups)
