@@ -35,10 +35,23 @@ METHOD = Method(
             f"{STAGES}:embed_data",
             inputs=("teacher",),
             section="kd",
-            ignores=frozenset({
-                "agkd", "cgkd", "pd", "distance", "aggregation", "pairing", "reduction", "patterns_of", "normalisation",
-                "temperature", "centred", "diversity_in", "head_width",
-            }),
+            ignores=frozenset(
+                {
+                    "agkd",
+                    "cgkd",
+                    "pd",
+                    "distance",
+                    "aggregation",
+                    "pairing",
+                    "reduction",
+                    "patterns_of",
+                    "normalisation",
+                    "temperature",
+                    "centred",
+                    "diversity_in",
+                    "head_width",
+                }
+            ),
             sections=("gan.flip",),
             check=f"{CHECKS}:check_prompts",
             metrics=("images", "prompts"),

@@ -30,7 +30,9 @@ def check_prompts(name: str, cfg: KdConfig, data: DataSet, gan: Any) -> None:
     """There is a prompt for each class."""
     classes = data.classes or 0
     if cfg.prompt_list is not None and len(cfg.prompt_list) != classes:
-        raise UserError(f"kd.prompt_list has {len(cfg.prompt_list)} prompts, and the data has {classes} classes: give one for each")
+        raise UserError(
+            f"kd.prompt_list has {len(cfg.prompt_list)} prompts, and the data has {classes} classes: give one for each"
+        )
     if cfg.prompt_list is None and form(cfg, "prompts") == "cifar10" and tuple(data.class_names) != CIFAR10:
         logging.getLogger(__name__).warning(
             "kd.prompts = cifar10 asks about %s for images of %s, as the released code does; set kd.prompts=class",

@@ -18,10 +18,10 @@ def check_clip(cfg: TeacherConfig) -> dict[str, Any]:
             f"teacher.embed_dim is {cfg.embed_dim}, but {cfg.architecture} has {config['embed_dim']}: set it to 0, or to that"
         )
     if bool(config.get("quick_gelu")) != cfg.quick_gelu:
-        has, wants = ("QuickGELU", "not") if config.get("quick_gelu") else ("no QuickGELU", "")
+        has = "QuickGELU" if config.get("quick_gelu") else "no QuickGELU"
         raise UserError(
-            f"{cfg.architecture} has {has}, but teacher.quick_gelu says that its weights were {wants + ' ' if wants else ''}trained "
-            "with it: OpenAI's go with an architecture that ends in -quickgelu; set teacher.architecture or teacher.quick_gelu"
+            f"{cfg.architecture} has {has}, and teacher.quick_gelu is {str(cfg.quick_gelu).lower()}: OpenAI's weights were "
+            "trained with it and go with an architecture that ends in -quickgelu; set teacher.architecture or teacher.quick_gelu"
         )
     return config
 

@@ -66,7 +66,9 @@ class TeacherConfig(Section):
     @model_validator(mode="after")
     def _a_file_for_clip(self) -> Self:
         if self.kind == "open_clip" and not self.weights:
-            raise UserError("a teacher of kind open_clip needs a file with its weights (nothing is downloaded): set teacher.weights")
+            raise UserError(
+                "a teacher of kind open_clip needs a file with its weights (nothing is downloaded): set teacher.weights"
+            )
         if self.kind != "open_clip" and self.weights:
             raise UserError(f"teacher.weights is a file for teacher.kind=open_clip, and the kind is {self.kind}")
         return self
@@ -100,7 +102,9 @@ class KdConfig(Section):
     diversity_in: Literal["nothing", "discriminator", "generator"] | None = knob(
         None, "whose loss PD joins; only in the generator's has it a gradient", origin=KD
     )
-    preprocess: Literal["raw", "native"] | None = knob(None, "pixels as the discriminator has them, or as the teacher's", origin=KD)
+    preprocess: Literal["raw", "native"] | None = knob(
+        None, "pixels as the discriminator has them, or as the teacher's", origin=KD
+    )
     resize: Literal["nearest", "bilinear", "bicubic"] | None = knob(None, "to the teacher's size", origin=KD)
     sees: Literal["augmented", "clean"] | None = knob(
         None, "whether the teacher sees DiffAugment; clean features of real images are computed once", origin=KD
@@ -111,7 +115,9 @@ class KdConfig(Section):
     prompt_list: Annotated[tuple[str, ...], Distinct] | None = knob(
         None, "texts of your own in place of `prompts`, one for each class in order", origin="ours"
     )
-    head_width: int = knob(1024, "hidden width of the head on the discriminator's features", unit="units", origin=CODE, ge=1, le=8192)
+    head_width: int = knob(
+        1024, "hidden width of the head on the discriminator's features", unit="units", origin=CODE, ge=1, le=8192
+    )
 
     @property
     def active(self) -> bool:

@@ -17,7 +17,7 @@ from gankd.engine import Algorithm, autocast, evaluating, update
 from gankd.models import diffaugment
 from methods.kd_dlgan.config import TEMPLATES, UNSEEN, TeacherConfig
 from methods.kd_dlgan.prompts import filled
-from methods.kd_dlgan.teachers import OfflineTeacher, Teacher
+from methods.kd_dlgan.teachers import Teacher
 
 BATCH = 500  # images measured at a time
 
@@ -39,9 +39,7 @@ def contrastive_loss(images: Tensor, text: Tensor, labels: Tensor, scale: Tensor
 class ContrastiveTraining(Algorithm):
     """AdamW on random templates of all class prompts; images are shown as the GAN's discriminator is shown them."""
 
-    def __init__(
-        self, ctx: Context, cfg: TeacherConfig, data: DataSet, teacher: OfflineTeacher, policy: Sequence[str], flip: bool
-    ) -> None:
+    def __init__(self, ctx: Context, cfg: TeacherConfig, data: DataSet, teacher: Any, policy: Sequence[str], flip: bool) -> None:
         self.ctx, self.cfg, self.policy, self.teacher, self.names = ctx, cfg, policy, teacher.to(ctx.device), data.class_names
         self.real, self.validation = Resident(data.train, ctx.device, flip=flip), data.val
         share = ctx.share(cfg.batch)
@@ -54,7 +52,8 @@ class ContrastiveTraining(Algorithm):
         self.teacher.train()
         images, labels = self.real.batch(self.cfg.batch, rng, self.ctx.rank, self.ctx.world_size)
         if self.policy:
-            draws = diffaugment.draw(self.cfg.batch, *images.shape[2:], self.policy, rng)
+            height, width = images.shape[2:]
+            draws = diffaugment.draw(self.cfg.batch, height, width, self.policy, rng)
             images = diffaugment.apply(images, diffaugment.rows(draws, self.rows))
         template = TEMPLATES[self.ctx.seed_for(step, "template") % len(TEMPLATES)]
         with autocast(self.ctx.device, self.cfg.precision):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
@@ -134,4 +135,3 @@ class KdTraining(EvaluatedTraining):
     def uniform(self) -> float:
         """u ~ U[0, 1)."""
         return float(torch.rand((), generator=self.draws))
-

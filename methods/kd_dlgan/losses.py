@@ -92,7 +92,7 @@ def permuted_differences(pattern: Tensor, permutation: Tensor) -> Tensor:
 
 
 def pairwise_similarity(pattern: Tensor, reduction: str = "mean") -> Tensor:
-    """PD as in the paper: the cosines of all pairs i != j of rows (B >= 2), their "sum" or "mean". To minimise it spreads them."""
+    """PD as in the paper: cosines of all pairs i != j of B >= 2 rows, their "sum" or "mean". To minimise it spreads them."""
     rows = F.normalize(pattern, dim=1)
     total = (rows @ rows.t()).sum() - rows.square().sum()
     return total if reduction == "sum" else total / (len(rows) * (len(rows) - 1))

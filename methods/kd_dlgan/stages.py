@@ -114,9 +114,7 @@ def train_gan(
     return fit_gan(ctx, training, feature_classifier, data.val)
 
 
-def distilling(
-    ctx: Context, cfg: GanConfig, kd: KdConfig, data: DataSet, teacher: Artifact, embeddings: Artifact
-) -> KdTraining:
+def distilling(ctx: Context, cfg: GanConfig, kd: KdConfig, data: DataSet, teacher: Artifact, embeddings: Artifact) -> KdTraining:
     """The training of `train_gan`, before its first step."""
     network = load_teacher(teacher, ctx.device, form(kd, "preprocess"), form(kd, "resize"))
     knowledge = read_knowledge(embeddings, data, ctx.device)

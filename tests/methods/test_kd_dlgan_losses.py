@@ -266,7 +266,9 @@ def test_iterations_as_released(name: str, tolerance: float) -> None:
         relative(metrics["loss_generator"], expected["G_loss"], tolerance)
         relative(metrics["loss_discriminator_real"], expected["D_loss_real"], tolerance)
         relative(metrics["loss_discriminator_fake"], expected["D_loss_fake"], tolerance)
-        relative(metrics["loss_agkd"] + metrics["loss_cgkd"], expected["D_loss_real_reg"] + expected["D_loss_fake_reg"], tolerance)
+        relative(
+            metrics["loss_agkd"] + metrics["loss_cgkd"], expected["D_loss_real_reg"] + expected["D_loss_fake_reg"], tolerance
+        )
         relative(metrics["loss_pd"], expected["D_loss_outdistri_div"], tolerance)
         relative(metrics["loss_lecam"], expected["D_loss_LC"], tolerance)
         relative(training.lecam.real, f[f"ema_D_real_{i + 1}"], tolerance)

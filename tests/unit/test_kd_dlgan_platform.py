@@ -53,7 +53,9 @@ def given(f: dict[str, torch.Tensor], size: str, kind: str) -> diffaugment.Draws
     operations = ("brightness", "saturation", "contrast", "translation", "cutout")[3 if kind == "tc" else 0 :]
     pairs = {"translation": ("tx", "ty"), "cutout": ("ox", "oy")}
     return {
-        name: torch.stack([f[f"{size}_{kind}_{axis}"] for axis in pairs[name]], 1) if name in pairs else f[f"{size}_{kind}_u_{name}"]
+        name: torch.stack([f[f"{size}_{kind}_{axis}"] for axis in pairs[name]], 1)
+        if name in pairs
+        else f[f"{size}_{kind}_u_{name}"]
         for name in operations
     }
 

@@ -37,6 +37,7 @@ TITLES = {
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
+    "spread": "spread within classes, 1 = as real",
     "is": "IS",
     "is_std": "IS, sd of splits",
     "class_accuracy": "class accuracy, %",
@@ -132,6 +133,7 @@ def _artifact(store: Store, what: str, key: object) -> Artifact:
 
 def _measured(ctx: Any, cfg: QualityConfig, network: Any, extractor: Extractor, part: Any) -> tuple[dict[str, float], list[str]]:
     """All metrics against a part of the data, what its real images score themselves, and warnings."""
+    from gankd.metrics.collapse import collapse
     from gankd.metrics.suite import cautions, real_side, suite
     from gankd.stages.quality import real_features, sampled_features
 
@@ -141,7 +143,8 @@ def _measured(ctx: Any, cfg: QualityConfig, network: Any, extractor: Extractor, 
     except StageFailed as error:
         raise UserError(str(error)) from error
     own = {f"real_{name}": value for name, value in real_side(real, extractor.name).items()}
-    return suite(real, fake, cfg, extractor.name) | own, cautions(real, fake, extractor.name)
+    found = suite(real, fake, cfg, extractor.name)
+    return found | own, [*cautions(real, fake, extractor.name), *collapse(found)]
 
 
 def _add_metrics(table: Table, said: list[str], extractor: Extractor, *parts: tuple[Mapping[str, float], list[str]]) -> None:

@@ -136,7 +136,10 @@ def _check_size(size: int, train: Split, where: str) -> None:
 
 
 def _drawn(source: Source, size: int) -> dict[str, str]:
-    return {**source.origins, "train": ", ".join(filter(None, [source.origins.get("train"), f"{size} of {len(source.train)} drawn"]))}
+    return {
+        **source.origins,
+        "train": ", ".join(filter(None, [source.origins.get("train"), f"{size} of {len(source.train)} drawn"])),
+    }
 
 
 def _draw_uniformly(source: Source, size: int, config: DataConfig, where: str) -> Source:
@@ -147,8 +150,8 @@ def _draw_uniformly(source: Source, size: int, config: DataConfig, where: str) -
     present, classes = np.unique(_strata(train.take(index))), np.unique(_strata(train))
     if len(present) < len(classes):
         raise UserError(
-            f"data.train_images={size} with data.train_draw=uniform leaves {len(classes) - len(present)} of {len(classes)} classes "
-            f"of {where} without an image: take more images, another data.split_seed, or train_draw=balanced"
+            f"data.train_images={size} with train_draw=uniform leaves {len(classes) - len(present)} of {len(classes)} classes of "
+            f"{where} without an image: take more images, another data.split_seed, or train_draw=balanced"
         )
     drawn = replace(source, train=train.take(index), origins=_drawn(source, size), groups=None)
     if source.val is not None:
@@ -156,8 +159,8 @@ def _draw_uniformly(source: Source, size: int, config: DataConfig, where: str) -
     rest = np.setdiff1d(np.arange(len(train)), index)
     if len(rest) < len(classes):
         raise UserError(
-            f"data.train_images={size} with data.train_draw=uniform leaves nothing of {where} to validate with: take fewer images, "
-            "or train_draw=balanced"
+            f"data.train_images={size} with train_draw=uniform leaves nothing of {where} to validate with: take fewer "
+            "images, or train_draw=balanced"
         )
     groups = None if source.groups is None else source.groups[rest]
     others = _cut_validation(replace(source, train=train.take(rest), groups=groups), config)

@@ -225,7 +225,8 @@ def suite(real: Features, fake: Features, cfg: Settings, name: str) -> dict[str,
 
     fid; intra_fid (mean over classes) with intra_fid_max; kid and kid_std; kmmd (the reference's bandwidth), mmd2_u (the same
     kernel, unbiased) and, for a given bandwidth, kmmd_fixed; precision, recall, density, coverage (as many fakes as reals);
-    spread (1 = the fakes of a class differ as the real ones do); from logits is and is_std; class_accuracy in percent where the extractor knows the data's classes.
+    spread (1 = the fakes of a class differ as the real ones do); from logits is and is_std; class_accuracy in percent where
+    the extractor knows the data's classes.
     """
     found = {"fid": fid(real, fake)}
     if by_class := list(intra_fid(real, fake).values()):

@@ -130,7 +130,7 @@ def set_conditioning(network: nn.Module, share: float) -> None:
     """How far the classes differ for a BigGAN generator or discriminator: 0 not at all, 1 as they have learned it."""
     for module in network.modules():
         if hasattr(module, "conditioning"):
-            module.conditioning = share
+            setattr(module, "conditioning", share)  # noqa: B010  # mypy takes a module's attributes for tensors
 
 
 def first_map(h: Tensor, like: nn.Module) -> Tensor:

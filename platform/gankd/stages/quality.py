@@ -26,6 +26,7 @@ from torch import Tensor
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.errors import UserError
+from gankd.metrics.collapse import collapse
 from gankd.metrics.extractors import Extractor, classifier, from_weights
 from gankd.metrics.suite import Features, cautions, intra_fid, measure, real_side, suite
 from gankd.stages.classifier import load_network
@@ -255,17 +256,18 @@ def score(
         fake = features(extractor, known)
         note_basis(ctx, cfg, extractor, known, fake.count)
         found = suite(known, fake, cfg, extractor.name)
-        reports[extractor.tag] = report(ctx, cfg, data, extractor, known, fake, how) | {"metrics": found}
+        reports[extractor.tag] = report(ctx, cfg, data, extractor, known, fake, how, found)
         metrics |= found
     (ctx.out / "metrics.json").write_text(json.dumps({"by_extractor": reports}, indent=1, sort_keys=True))
     return metrics
 
 
 def report(
-    ctx: Context, cfg: QualityConfig, data: DataSet, extractor: Extractor, real: Features, fake: Features, how: Mapping[str, Any]
-) -> dict[str, Any]:
+    ctx: Context, cfg: QualityConfig, data: DataSet, extractor: Extractor, real: Features, fake: Features, how: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> dict[str, Any]:  # fmt: skip
     """What the numbers depend on, in JSON: two that differ in any of this do not compare."""
-    warnings = cautions(real, fake, extractor.name)
+    warnings = [*cautions(real, fake, extractor.name), *collapse(metrics)]
     if ctx.rank == 0:
         for warning in warnings:
             logging.getLogger(__name__).warning(warning)
@@ -287,4 +289,5 @@ def report(
         "class_counts": {"real": real.class_counts(), "generated": fake.class_counts()},
         "intra_fid": intra_fid(real, fake),
         "warnings": warnings,
+        "metrics": dict(metrics),
     }

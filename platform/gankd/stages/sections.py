@@ -127,7 +127,11 @@ class GanTrainingConfig(Section):
         lt=1,
     )
     mode_seeking: float = knob(
-        0.0, "weight of mode seeking: images of one class with two latents shall differ", origin="Mao et al. 2019: 1", ge=0, le=100
+        0.0,
+        "weight of mode seeking: images of one class with two latents shall differ",
+        origin="Mao et al. 2019: 1",
+        ge=0,
+        le=100,
     )
     lecam: float = knob(0.0, "weight of LeCam's regulariser of D", origin="LeCam CIFAR scripts: 0.3", ge=0, le=100)
     lecam_decay: float = knob(0.9, "decay of LeCam's anchors", origin="LeCam CIFAR scripts", ge=0, lt=1)
@@ -165,7 +169,9 @@ class GanTrainingConfig(Section):
     @model_validator(mode="after")
     def _pairs(self) -> Self:
         if self.mode_seeking and self.batch // self.accumulations % 2:
-            raise UserError(f"mode_seeking compares pairs of images, and the GAN's micro-batch of {self.batch // self.accumulations} is odd")
+            raise UserError(
+                f"mode_seeking compares pairs of images, and the GAN's micro-batch of {self.batch // self.accumulations} is odd"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from gankd.metrics.collapse import collapse
 from gankd.store.events import Event, EventReader
 from gankd.sweep.plan import Sweep
 
@@ -85,6 +86,8 @@ class Live:
         shown = ", ".join([*found[:METRICS_SHOWN], *(["..."] if len(found) > METRICS_SHOWN else [])])
         reason = escape(f": {event['reason']}") if event.get("reason") else ""
         self.console.print(f"[dim]{self._title(event)}[/]: {event['status']}{reason}  {shown}")
+        for sentence in collapse(event["metrics"]):
+            self.console.print(sentence, markup=False)
 
     def _on_damage(self, event: Event) -> None:
         self.console.print(event["text"], markup=False)

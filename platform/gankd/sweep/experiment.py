@@ -18,6 +18,7 @@ from gankd.data import load
 from gankd.data.config import VISION
 from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
+from gankd.metrics.collapse import collapse
 from gankd.naming import changed_code, name_artifacts
 from gankd.pictures import trial_curves
 from gankd.prepared_data import obtain
@@ -28,7 +29,7 @@ from gankd.sweep.display import Live
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.registering import register_best
-from gankd.sweep.tables import gain_table, score_table, seeds_table, trial_table
+from gankd.sweep.tables import gain_table, generator_table, score_table, seeds_table, trial_table
 from gankd.tracking.provenance import DataInput
 from gankd.tracking.tracker import Tracker
 
@@ -182,6 +183,10 @@ def _record_conclusion(
     events.flush()
     console.print(trial_table(sweep, conclusion.records, conclusion.best))
     console.print(score_table(sweep, conclusion.best, conclusion.tests))
+    if table := generator_table(conclusion.best):
+        console.print(table)
+    for sentence in collapse(conclusion.best.metrics):
+        console.print(sentence, markup=False)
     if table := gain_table(sweep, conclusion):
         console.print(table)
     if conclusion.repeated:

@@ -64,6 +64,32 @@ def score_table(sweep: Sweep, record: TrialRecord, tests: Mapping[str, float]) -
     return table
 
 
+# Of a measured generator, beside each other: FID alone does not see a collapse.
+GENERATOR_FIGURES = {
+    "fid": "FID",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "spread": "spread",
+    "class_accuracy": "class accuracy",
+}
+
+
+def generator_table(record: TrialRecord) -> Table | None:
+    """How good and how diverse the chosen trial's generators are, by each extractor; None where none was measured."""
+    measured = [name.partition("/recall_") for name in record.metrics if "/recall_" in name]
+    if not measured:
+        return None
+    table = Table(title="generators, on the validation part", title_justify="left")
+    for heading in ("stage", "extractor", *GENERATOR_FIGURES.values()):
+        table.add_column(heading, justify="left" if heading in ("stage", "extractor") else "right")
+    for stage, _, extractor in measured:
+        values = [record.metrics.get(f"{stage}/{figure}_{extractor}") for figure in GENERATOR_FIGURES]
+        table.add_row(stage, extractor, *["" if value is None else f"{value:.3g}" for value in values])
+    return table
+
+
 def _measured(method: Method, record: TrialRecord, stage: str) -> dict[str, float]:
     """What a further stage has measured of this one: the metric of the gain."""
     gain = method.gain
