@@ -71,6 +71,7 @@ METHOD = Method(
             "gankd.stages.generator:train_generator",
             inputs=("feature_classifier",),
             section="gan",
+            check="gankd.stages.checks:check_gan",
             shares=("batch",),
             metrics=("parameters", "step"),
         ),

@@ -74,10 +74,14 @@ class TeacherConfig(Section):
         return self
 
     def inert(self) -> frozenset[str]:
-        """What only one kind looks at."""
-        trained = {"steps", "batch", "lr", "weight_decay", "evaluations", "precision", "widths", "buckets", "text_width"}
-        clip = {"architecture", "weights", "quick_gelu"}
-        return frozenset({"offline": clip, "open_clip": trained | {"input_size"}, "mock": clip | trained}[self.kind])
+        """What only other kinds look at."""
+        of_clip = frozenset({"architecture", "weights", "quick_gelu"})
+        of_training = frozenset(
+            {"steps", "batch", "lr", "weight_decay", "evaluations", "precision", "widths", "buckets", "text_width"}
+        )
+        if self.kind == "open_clip":
+            return of_training | {"input_size"}
+        return of_clip if self.kind == "offline" else of_clip | of_training
 
 
 class KdConfig(Section):

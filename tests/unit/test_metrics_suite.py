@@ -49,7 +49,7 @@ def features(n: int, seed: int = 0, **options: Any) -> Features:
 
 def test_the_suite_has_every_metric_named_after_the_extractor() -> None:
     found = suite(features(200), features(200, seed=1), CFG.model_copy(update={"kmmd_bandwidth": 0.1}), "random_conv")
-    expected = {*PAIRED, "fid", "intra_fid_max", "kid_std", "is", "is_std", "kmmd_fixed"}
+    expected = {*PAIRED, "spread", "fid", "intra_fid_max", "kid_std", "is", "is_std", "kmmd_fixed"}
     assert set(found) == {f"{name}_random_conv" for name in expected}
     assert all(torch.isfinite(torch.tensor(list(found.values()))))
 
@@ -163,7 +163,7 @@ def test_classes_can_be_taken_alone() -> None:
     assert two.count == 100
     assert two.class_counts() == {1: 50, 3: 50}
     assert set(suite(two, features(200, seed=1).of_classes([1, 3]), CFG, "x")) == {
-        f"{name}_x" for name in (*PAIRED, "fid", "intra_fid_max", "kid_std")
+        f"{name}_x" for name in (*PAIRED, "spread", "fid", "intra_fid_max", "kid_std")
     }
 
 

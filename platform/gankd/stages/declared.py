@@ -57,6 +57,7 @@ def quality(name: str, of: str, run: str = f"{QUALITY}:score_generator") -> Stag
         section="quality",
         check=f"{CHECKS}:check_quality",
         metrics=(*GENERATED_METRICS, "kmmd_fixed_{extractor}?kmmd_bandwidth", "feature_classifier_accuracy"),
+        version=2,
     )
 
 
