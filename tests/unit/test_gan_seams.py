@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -78,72 +77,6 @@ def test_a_joined_module_is_trained_with_its_network_and_is_in_the_checkpoint() 
     assert calls == [one.discriminator, head, one.discriminator, head, one.generator]
     assert at_generator == [False]  # frozen as the discriminator is
     assert head.weight.requires_grad
-
-
-class Anchors(nn.Module):
-    """LeCam's two moving averages of logits (Tseng et al. 2021), and its term."""
-
-    real: Tensor
-    fake: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("real", torch.zeros(()))
-        self.register_buffer("fake", torch.zeros(()))
-
-    def term(self, seen: Seen) -> dict[str, Tensor]:
-        assert seen.real_logits is not None
-        with torch.no_grad():
-            self.real.lerp_(seen.real_logits.mean(), 0.1)
-            self.fake.lerp_(seen.fake_logits.mean(), 0.1)
-        real, fake = (seen.real_logits - self.fake).square().mean(), (seen.fake_logits - self.real).square().mean()
-        return {"loss_lecam": 0.3 * (real + fake)}
-
-
-def test_anchors_of_a_term_outlive_an_interruption(tmp_path: Path) -> None:
-    def made() -> GANTraining:
-        anchors = Anchors()
-        return training(further={"discriminator_terms": anchors.term, "joined": {"discriminator": {"anchors": anchors}}})
-
-    undisturbed, first, second = made(), made(), made()
-    told = [undisturbed.step(i, generator_at(i))["loss_lecam"] for i in range(4)]
-    for i in range(2):
-        first.step(i, generator_at(i))
-    torch.save(first.state_dict(), tmp_path / "state.pt")
-    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert torch.equal(second.step(2, generator_at(2))["loss_lecam"], told[2])
-    assert second.modules["anchors"].state_dict()["real"] != 0
-
-
-class Twice(GANTraining):
-    """Every label of a generator's batch is drawn twice, with two latents (mode seeking, Mao et al. 2019)."""
-
-    def draw(self, step: int, rng: torch.Generator, *, reals: bool) -> Batch:
-        batch = super().draw(step, rng, reals=reals)
-        pairs = batch.fake_labels[: len(batch.fake_labels) // 2].repeat_interleave(2)
-        return batch if reals else replace(batch, fake_labels=pairs)
-
-
-def mode_seeking(seen: Seen) -> dict[str, Tensor]:
-    (image, other), (z, w) = (values.unflatten(0, (-1, 2)).unbind(1) for values in (seen.fakes, seen.batch.z))
-    return {"loss_mode_seeking": 0.1 / ((image - other).abs().mean() / (z - w).abs().mean())}
-
-
-def test_a_method_may_draw_each_label_twice_for_the_generator_alone() -> None:
-    labels: list[tuple[bool, Tensor]] = []
-
-    def look(seen: Seen) -> dict[str, Tensor]:
-        labels.append((seen.batch.reals is None, seen.batch.fake_labels))
-        return {}
-
-    def seek(seen: Seen) -> dict[str, Tensor]:
-        return look(seen) | mode_seeking(seen)
-
-    one = training(kind=Twice, batch=16, further={"discriminator_terms": look, "generator_terms": seek})
-    metrics = one.step(0, generator_at(0))
-    assert metrics["loss_mode_seeking"] > 0
-    for of_generator, drawn in labels:
-        assert bool((drawn[::2] == drawn[1::2]).all()) == of_generator
 
 
 @dataclass(frozen=True)
