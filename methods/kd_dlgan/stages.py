@@ -116,9 +116,9 @@ def train_gan(
 
 def distilling(ctx: Context, cfg: GanConfig, kd: KdConfig, data: DataSet, teacher: Artifact, embeddings: Artifact) -> KdTraining:
     """The training of `train_gan`, before its first step."""
+    generator, discriminator = build_gan(cfg, data)  # before the teacher: drawn as without one
     network = load_teacher(teacher, ctx.device, form(kd, "preprocess"), form(kd, "resize"))
     knowledge = read_knowledge(embeddings, data, ctx.device)
-    generator, discriminator = build_gan(cfg, data)
     head = kd_head(ctx, cfg, kd, discriminator, network.embed_dim)
     training: Any = gan_training(
         ctx, cfg.model_copy(update={"flip": False}), cfg.g_lr, generator, discriminator, with_mirrored(data.train, cfg.flip),
