@@ -106,7 +106,8 @@ def open_clip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def clip(architecture: str, *knobs: str) -> tuple[str, ...]:
-    all_knobs = ("teacher.kind=open_clip", "teacher.embed_dim=0", "teacher.weights=clip.pt", f"teacher.architecture={architecture}", *knobs)
+    common = ("teacher.kind=open_clip", "teacher.embed_dim=0", "teacher.weights=clip.pt")
+    all_knobs = (*common, f"teacher.architecture={architecture}", *knobs)
     return ("tune", *SWEEP, *(part for knob in all_knobs for part in ("--set", knob)))
 
 
