@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gankd.data.config import DataConfig
 from gankd.errors import UserError
-from gankd.paths import absolute_path, is_file, read_text
+from gankd.paths import absolute_path, file_digest, is_file, read_text
 from gankd.text import alternatives, read_yaml, shortened, typed
 
 BEYOND = 2**31  # a number as large as this is a slip of the hand, and no machine's
@@ -86,12 +86,6 @@ def knob(default: Any, description: str, *, origin: str, unit: str = "", **bound
 def digest(value: Any) -> str:
     """20 hex digits of the sha256 of `value` as canonical JSON."""
     return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()[:20]
-
-
-def file_digest(file: Path) -> str:
-    """sha256 of a file's content, in hex. Raises OSError."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def identity(section: Section | Selection) -> dict[str, Any]:

@@ -19,6 +19,11 @@ NULLS = ("null", "~", "")  # unquoted, in YAML
 DEEPEST, LONGEST = 16, 1_000_000  # levels; characters
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or what it is called."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def read_yaml(text: str, what: str) -> Any:
     """Nested dicts, lists, texts and None (an unquoted null). Raises UserError, starting with `what`, for text that is no YAML
     and for what a config needs none of: aliases (`*a`), tags (`!!set`), several documents, a key given twice.

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gankd.errors import UserError
+from gankd.paths import file_digest
 from gankd.store import Artifact, Store
-from gankd.store.artifact import DamagedError, manifest_bytes, read_manifest, seal, sha256
+from gankd.store.artifact import DamagedError, manifest_bytes, read_manifest, seal
 from gankd.store.inventory import references
 from gankd.store.root import open_root
 from gankd.store.storage import Storage, explain_full_disk
@@ -121,7 +122,7 @@ def test_manifest_is_read_without_the_files(tmp_path: Path) -> None:
 
 def test_a_process_hashes_a_publication_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
-    monkeypatch.setattr("gankd.store.artifact.sha256", lambda path: (hashed.append(path.name), sha256(path))[1])
+    monkeypatch.setattr("gankd.store.artifact.file_digest", lambda path: (hashed.append(path.name), file_digest(path))[1])
     store = Store(tmp_path)
     publish(store)
     hashed.clear()

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gankd.paths import file_digest
+
 MANIFEST = "manifest.json"
 
 
@@ -53,12 +55,6 @@ class Artifact:
         return loaded
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     """The one way in which a manifest is written: any other bytes are damage."""
     return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
@@ -75,7 +71,7 @@ def seal(key: str, folder: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()) or name == MANIFEST:
             raise ValueError(f"a stage may leave plain files and folders, none called {MANIFEST}: {path}")
         if path.is_file():
-            files[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+            files[name] = {"size": path.stat().st_size, "sha256": file_digest(path)}
     manifest = {"created": time.time(), **fields, "key": key, "files": files, "publication": uuid.uuid4().hex}
     manifest.pop("digest", None)
     manifest = json.loads(manifest_bytes(manifest))  # number keys become text before they are sorted
@@ -102,7 +98,7 @@ def read_manifest(key: str, raw: bytes) -> dict[str, Any]:
 @lru_cache(maxsize=1 << 16)
 def _read_once(path: Path, size: int, mtime_ns: int, inode: int) -> str:
     """The sha256 of a file, which a process reads again only if the file's status has changed."""
-    return sha256(path)
+    return file_digest(path)
 
 
 def verify(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from gankd.store.artifact import sha256
+from gankd.paths import file_digest
 from gankd.store.folder import Folder
 from gankd.store.storage import Storage, checked
 
@@ -26,7 +26,7 @@ class Checkpoints:
         """Keeps a state (bytes, or a file that is copied) and the one before it."""
         kept = self._all(key)
         number = kept[-1][0] + 1 if kept else 1
-        digest = sha256(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
+        digest = file_digest(data) if isinstance(data, Path) else hashlib.sha256(data).hexdigest()
         name = f"checkpoints/{key}/{number:08d}-{digest}.ckpt"
         if isinstance(data, Path):
             self.storage.upload(data, name)
@@ -45,7 +45,7 @@ class Checkpoints:
                         self.storage.download(name, aside / "checkpoint")
                         path.parent.mkdir(parents=True, exist_ok=True)
                         os.replace(aside / "checkpoint", path)
-                if sha256(path) == digest:
+                if file_digest(path) == digest:
                     return path
                 self._on_damage(f"the checkpoint {name} in {self.storage.uri} is damaged: the one before it is used")
                 if self.storage is not self.cache:

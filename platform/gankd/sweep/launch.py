@@ -17,6 +17,7 @@ from gankd.errors import StageFailed, UserError
 from gankd.pipeline import Job, World, run
 from gankd.store.root import sweep_folder
 from gankd.sweep.request import Resources
+from gankd.text import first_line
 
 T = TypeVar("T")
 
@@ -60,24 +61,22 @@ def start_ray(address: str | None) -> Mapping[str, float]:
         try:
             ray.init(address=address, runtime_env={"env_vars": _forwarded()}, **quiet)
         except (OSError, RuntimeError, ValueError, ImportError) as error:
-            raise UserError(f"cannot reach a Ray cluster at {address!r} ({_first_line(error)}); is `ray up` done?") from None
+            raise UserError(
+                f"cannot reach a Ray cluster at {address!r} ({first_line(error).rstrip('.: ')}); is `ray up` done?"
+            ) from None
     else:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
         try:
             ray.init("local", include_dashboard=False, object_store_memory=memory, _temp_dir=_short_folder(), **quiet)
         except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
             raise UserError(
-                f"Ray does not start on this machine ({_first_line(error)}); with 2 GiB of memory and idle cores "
+                f"Ray does not start on this machine ({first_line(error).rstrip('.: ')}); with 2 GiB of memory and idle cores "
                 "it does: try again with --resume"
             ) from None
     if threading.current_thread() is threading.main_thread():
         interrupt.install()  # Ray has handlers of its own
     resources: Mapping[str, float] = ray.cluster_resources()
     return resources
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".: ")
 
 
 def _short_folder() -> str | None:
@@ -161,7 +160,7 @@ def lost(error: BaseException) -> str:
         return ""
     if causes == [error] and not isinstance(error, RayError):
         return ""
-    return f"a process that trained was lost ({_first_line(causes[0])})"
+    return f"a process that trained was lost ({first_line(causes[0]).rstrip('.: ')})"
 
 
 class Lost(logging.Filter):

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gankd.config import MethodConfig, build_config, digest, file_digest, path_knobs, read_preset, value_of, with_knobs
+from gankd.config import MethodConfig, build_config, digest, path_knobs, read_preset, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.naming import code_of_stages
-from gankd.paths import is_file
+from gankd.paths import file_digest, is_file
 from gankd.pipeline import Job
 from gankd.registry import find_method
 from gankd.store import Store
