@@ -9,6 +9,7 @@ METRIC, MODE = "quality/fid_classifier", "min"
 SPACE: dict[str, Any] = {
     "kd.agkd": tune.loguniform(0.1, 30),
     "kd.cgkd": tune.loguniform(0.1, 100),
+    "kd.pd": tune.choice([0.0, 0.001, 0.01, 0.1, 1.0]),
     "kd.aggregation": tune.uniform(0.0, 1.0),
     "kd.distance": tune.choice(["l2", "l1", "smooth_l1", "cosine"]),
     # The control is trained with these too.

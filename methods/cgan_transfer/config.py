@@ -75,6 +75,14 @@ class TrainingConfig(GanTrainingConfig):
         check_micro_batches("training.", self.batch, self.accumulations)
         return self
 
+    @model_validator(mode="after")
+    def _condition_from_the_start(self) -> Self:
+        if self.transition:
+            raise UserError(
+                "training.transition has no meaning here: a transfer's generator starts from the old classes' conditions"
+            )
+        return self
+
     def lasting(self, steps: int, **changes: float) -> Self:
         """The same for a stage of `steps` steps."""
         return self.model_copy(update={"steps": steps, **changes})

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
 from gankd.stages.declared import classifier, quality, real_statistics, tested_generator
-from methods.kd_dlgan.config import KdDlganConfig
+from methods.kd_dlgan.config import KdConfig, KdDlganConfig
 
 STAGES = "methods.kd_dlgan.stages"
 CHECKS = "methods.kd_dlgan.checks"
+# What the teacher's features of images and prompts depend on.
+EMBEDDED = {"profile", "centred", "preprocess", "resize", "sees", "prompts", "prompt_list"}
 
 METHOD = Method(
     name="kd_dlgan",
@@ -24,10 +26,7 @@ METHOD = Method(
         Stage(
             "teacher",
             f"{STAGES}:train_teacher",
-            # A teacher trained here sees images as the discriminator does.
-            sections=("gan.diffaugment", "gan.flip"),
             check=f"{CHECKS}:check_teacher",
-            shares=("batch",),
             metrics=("val_accuracy", "val_accuracy_unseen", "prompt_cosine", "feature_norm", "parameters"),
         ),
         Stage(
@@ -35,23 +34,7 @@ METHOD = Method(
             f"{STAGES}:embed_data",
             inputs=("teacher",),
             section="kd",
-            ignores=frozenset(
-                {
-                    "agkd",
-                    "cgkd",
-                    "pd",
-                    "distance",
-                    "aggregation",
-                    "pairing",
-                    "reduction",
-                    "patterns_of",
-                    "normalisation",
-                    "temperature",
-                    "centred",
-                    "diversity_in",
-                    "head_width",
-                }
-            ),
+            ignores=frozenset(KdConfig.model_fields) - EMBEDDED,
             sections=("gan.flip",),
             check=f"{CHECKS}:check_prompts",
             metrics=("images", "prompts"),

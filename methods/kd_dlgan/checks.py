@@ -12,7 +12,7 @@ from gankd.stages.sections import GanConfig
 from methods.kd_dlgan.config import CIFAR10, KdConfig, TeacherConfig, form
 
 
-def check_teacher(name: str, cfg: TeacherConfig, data: DataSet, gan: Any) -> None:
+def check_teacher(name: str, cfg: TeacherConfig, data: DataSet) -> None:
     """The data has classes and enough images; a CLIP's file is one of that architecture."""
     checks.check_classes(name, cfg, data)
     if cfg.kind == "offline":
@@ -43,5 +43,5 @@ def check_prompts(name: str, cfg: KdConfig, data: DataSet, gan: Any) -> None:
 def check_gan(name: str, cfg: GanConfig, data: DataSet, kd: KdConfig) -> None:
     """As for any GAN; patterns of two images at least, where pairs of them are compared."""
     checks.check_gan(name, cfg, data)
-    if kd.pd and cfg.batch // cfg.accumulations < 2:
+    if form(kd, "pd") and cfg.batch // cfg.accumulations < 2:
         raise UserError(f"kd.pd compares pairs of images: {name}.batch / {name}.accumulations must be 2 or more")

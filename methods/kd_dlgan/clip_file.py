@@ -9,6 +9,8 @@ from gankd.models.classifier_import import load_checkpoint
 from methods.kd_dlgan.config import TeacherConfig
 from methods.kd_dlgan.teachers import clip_config
 
+SIZES = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI's files hold among the weights
+
 
 def check_clip(cfg: TeacherConfig) -> dict[str, Any]:
     """open_clip's config of the architecture, once the other knobs go with it. Raises UserError."""
@@ -30,4 +32,4 @@ def load_clip(teacher: Any, cfg: TeacherConfig) -> str:
     """Put the file's weights into the teacher; how they matched, in words. Raises UserError for those of another network."""
     check_clip(cfg)
     assert cfg.weights is not None
-    return str(load_checkpoint(teacher.clip, cfg.weights))
+    return str(load_checkpoint(teacher.clip, cfg.weights, without=SIZES))

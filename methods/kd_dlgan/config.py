@@ -17,23 +17,27 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
 UNSEEN = "this is a {}"  # is not trained with: what a teacher scores with it says whether it reads words or sentences
 
+Policy = Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct]
 Profile = Literal["code_faithful", "paper_literal", "improved"]
 # What each knob of `kd` that is null means. "paper_literal" follows the equations where they were seen, `docs` say where not.
 PROFILES: dict[str, dict[str, Any]] = {
     "code_faithful": {
         "distance": "l2", "aggregation": 1.0, "pairing": "index",
         "reduction": "sum", "patterns_of": "both", "normalisation": "row", "centred": False,
-        "diversity_in": "nothing", "preprocess": "raw", "resize": "nearest", "sees": "augmented", "prompts": "cifar10",
+        "pd": 10.0, "diversity_in": "nothing",
+        "preprocess": "raw", "resize": "nearest", "sees": "augmented", "prompts": "cifar10",
     },
     "paper_literal": {
         "distance": "l1", "aggregation": 0.7, "pairing": "index",
         "reduction": "l1_mean", "patterns_of": "fake", "normalisation": "row", "centred": False,
-        "diversity_in": "discriminator", "preprocess": "native", "resize": "bicubic", "sees": "augmented", "prompts": "class",
+        "pd": 10.0, "diversity_in": "discriminator",
+        "preprocess": "native", "resize": "bicubic", "sees": "augmented", "prompts": "class",
     },
     "improved": {
         "distance": "cosine", "aggregation": 0.7, "pairing": "class",
         "reduction": "batch_mean", "patterns_of": "both", "normalisation": "softmax", "centred": True,
-        "diversity_in": "generator", "preprocess": "native", "resize": "bilinear", "sees": "clean", "prompts": "templates",
+        "pd": 0.0, "diversity_in": "generator",
+        "preprocess": "native", "resize": "bilinear", "sees": "clean", "prompts": "templates",
     },
 }  # fmt: skip
 
@@ -61,6 +65,10 @@ class TeacherConfig(Section):
     lr: float = knob(2e-3, "AdamW's learning rate", origin="ours", gt=0, le=1)
     weight_decay: float = knob(1e-2, "weight decay", origin="ours", ge=0, lt=1)
     evaluations: int = knob(6, "times that it is measured; the best on validation is kept", origin="ours", ge=1, le=1000)
+    diffaugment: Policy = knob(
+        ("translation", "cutout"), "augmentation of what it learns from, best as the discriminator's", origin="ours"
+    )
+    flip: bool = knob(True, "random horizontal flips of what it learns from", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
     @model_validator(mode="after")
@@ -76,11 +84,10 @@ class TeacherConfig(Section):
     def inert(self) -> frozenset[str]:
         """What only other kinds look at."""
         of_clip = frozenset({"architecture", "weights", "quick_gelu"})
-        of_training = frozenset(
-            {"steps", "batch", "lr", "weight_decay", "evaluations", "precision", "widths", "buckets", "text_width"}
-        )
+        of_networks = {"widths", "buckets", "text_width"}
+        of_training = of_networks | {"steps", "batch", "lr", "weight_decay", "evaluations", "diffaugment", "flip", "precision"}
         if self.kind == "open_clip":
-            return of_training | {"input_size"}
+            return frozenset(of_training | {"input_size"})
         return of_clip if self.kind == "offline" else of_clip | of_training
 
 
@@ -90,7 +97,7 @@ class KdConfig(Section):
     profile: Profile = knob("improved", "what the knobs below that are null mean", origin="ours")
     agkd: float = knob(10.0, "weight of AGKD: features of an image like the teacher's", origin=CODE, ge=0, le=1e4)
     cgkd: float = knob(10.0, "weight of CGKD: similarities to the prompts like the teacher's", origin=CODE, ge=0, le=1e4)
-    pd: float = knob(10.0, "weight of PD: patterns of generated images that differ", origin=CODE, ge=0, le=1e4)
+    pd: float | None = knob(None, "weight of PD: patterns of generated images that differ", origin=f"{CODE}: 10", ge=0, le=1e4)
     distance: Literal["l2", "l1", "smooth_l1", "cosine"] | None = knob(None, "AGKD's distance", origin=KD)
     aggregation: float | None = knob(
         None, "probability of an update to also pull towards the other domain's image", origin=KD, ge=0, le=1
@@ -126,13 +133,23 @@ class KdConfig(Section):
     @property
     def active(self) -> bool:
         """Whether anything is distilled."""
-        return bool(self.agkd or self.cgkd or self.pd)
+        return bool(self.agkd or self.cgkd or form(self, "pd"))
+
+    def inert(self) -> frozenset[str]:
+        """What the terms that are switched off, and the other normalisations, would read."""
+        of_patterns = {"normalisation", "temperature", "centred"}
+        none = set() if self.agkd else {"distance", "aggregation"}
+        none |= set() if self.cgkd else {"reduction", "patterns_of"}
+        none |= set() if form(self, "pd") else {"diversity_in"}
+        none |= set() if self.cgkd or form(self, "pd") else of_patterns
+        none |= set() if form(self, "normalisation") == "softmax" else {"temperature"}
+        return frozenset(none | (set() if self.prompt_list is None else {"prompts"}))
 
 
 def form(kd: KdConfig | Selection, knob: str) -> Any:
     """The value of a knob of `kd`, by the profile where it is null."""
     value = getattr(kd, knob)
-    return PROFILES[kd.profile][knob] if value is None else value
+    return PROFILES.get(kd.profile, {}).get(knob) if value is None else value
 
 
 class KdDlganConfig(MethodConfig):

@@ -37,24 +37,20 @@ def contrastive_loss(images: Tensor, text: Tensor, labels: Tensor, scale: Tensor
 
 
 class ContrastiveTraining(Algorithm):
-    """AdamW on random templates of all class prompts; images are shown as the GAN's discriminator is shown them."""
+    """AdamW on random templates of all class prompts. Contrast is among all images of a batch, so every worker has it whole."""
 
-    def __init__(self, ctx: Context, cfg: TeacherConfig, data: DataSet, teacher: Any, policy: Sequence[str], flip: bool) -> None:
-        self.ctx, self.cfg, self.policy, self.teacher, self.names = ctx, cfg, policy, teacher.to(ctx.device), data.class_names
-        self.real, self.validation = Resident(data.train, ctx.device, flip=flip), data.val
-        share = ctx.share(cfg.batch)
-        self.rows = slice(ctx.rank * share, (ctx.rank + 1) * share)
+    def __init__(self, ctx: Context, cfg: TeacherConfig, data: DataSet, teacher: Any) -> None:
+        self.ctx, self.cfg, self.teacher, self.names = ctx, cfg, teacher.to(ctx.device), data.class_names
+        self.real, self.validation = Resident(data.train, ctx.device, flip=cfg.flip), data.val
         self.modules = {"teacher": teacher}
         self.optimizers = {"teacher": torch.optim.AdamW(teacher.parameters(), cfg.lr, weight_decay=cfg.weight_decay)}
         self.best: dict[str, Any] = {"metrics": {}, "weights": {}}
 
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         self.teacher.train()
-        images, labels = self.real.batch(self.cfg.batch, rng, self.ctx.rank, self.ctx.world_size)
-        if self.policy:
-            height, width = images.shape[2:]
-            draws = diffaugment.draw(self.cfg.batch, height, width, self.policy, rng)
-            images = diffaugment.apply(images, diffaugment.rows(draws, self.rows))
+        images, labels = self.real.batch(self.cfg.batch, rng)
+        height, width = images.shape[2:]
+        images = diffaugment.apply(images, diffaugment.draw(self.cfg.batch, height, width, self.cfg.diffaugment, rng))
         template = TEMPLATES[self.ctx.seed_for(step, "template") % len(TEMPLATES)]
         with autocast(self.ctx.device, self.cfg.precision):
             features = self.teacher.embed_image(self.teacher.prepared(images))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from gankd.errors import UserError
 from gankd.models.spectral_norm import SNLinear, initialise
 from gankd.stages.gan_batch import Batch, Seen
 from gankd.stages.generator import EvaluatedTraining
@@ -47,7 +48,7 @@ class Knowledge:
 
     Attributes:
         text: features of the prompts, (K, M). real: of the real images, (R, M), None where it has to see them augmented.
-        centre: mean feature of the real images, (M,). labels: class of each of the R images, (R,).
+        centre: mean feature of the real images, (M,). labels: class of each training image, (N,); row r is of image r mod N.
     """
 
     text: Tensor
@@ -57,32 +58,40 @@ class Knowledge:
 
 
 class KdTraining(EvaluatedTraining):
-    """A GAN whose discriminator also learns from a teacher. The real images' labels are their rows in the table of
+    """A GAN whose discriminator also learns from a teacher. Its `real_batch` gives, in place of labels, rows of the table of
     embeddings; `distil` tells it the rest before the first step."""
 
     def distil(self, kd: KdConfig, teacher: Teacher, knowledge: Knowledge, head: KdHead) -> None:
         self.kd, self.teacher, self.knowledge, self.head = kd, teacher, knowledge, head
         self.discriminator_terms, self.generator_terms = self.distilled, self.diversified
+        if self.ctx.world_size > 1 and kd.cgkd and form(kd, "normalisation") == "matrix":
+            raise UserError("kd.normalisation = matrix divides by the norm of a whole batch, which several workers do not see")
+        if form(kd, "pd") and (self.rows.stop - self.rows.start) < 2:
+            raise UserError("kd.pd compares pairs of images, and a worker's part of a micro-batch is 1")
+        self.pd = form(kd, "pd")
         centred = form(kd, "centred")
         self.centre = knowledge.centre if centred else torch.zeros_like(knowledge.centre)
         self.prompts = knowledge.text - knowledge.text.mean(0) if centred else knowledge.text
 
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        # Draws of its own, on the CPU so that none is waited for: with the weights at 0 nothing else is drawn than without KD.
-        self.draws = self.ctx.rng(step, "kd", device="cpu")
+        # Draws of its own: with the weights at 0 nothing else is drawn than without a teacher.
+        self.gates, self.orders = self.ctx.rng(step, "kd gate", device="cpu"), self.ctx.rng(step, "kd order")
         return super().step(step, rng)
 
     def draw(self, step: int, rng: torch.Generator, *, reals: bool) -> Batch:
         batch = super().draw(step, rng, reals=reals)
         if batch.real_labels is None:
             return batch
-        real_labels = self.knowledge.labels[batch.real_labels]
+        real_labels = self.knowledge.labels[batch.real_labels % len(self.knowledge.labels)]
         fake_labels = real_labels if form(self.kd, "pairing") == "class" else batch.fake_labels
         return IndexedBatch(**vars(replace(batch, fake_labels=fake_labels, real_labels=real_labels)), index=batch.real_labels)
 
     def distilled(self, seen: Seen) -> Mapping[str, Tensor]:
         """AGKD, CGKD, and PD where it stands in the discriminator's loss or is only logged."""
         kd = self.kd
+        logged = self.pd if form(kd, "diversity_in") != "generator" else 0
+        if not (kd.agkd or kd.cgkd or logged):
+            return {}
         teacher_fake, teacher_real = self.taught(seen)
         losses: dict[str, Tensor] = {}
         student_fake = student_real = None
@@ -97,22 +106,24 @@ class KdTraining(EvaluatedTraining):
         if kd.cgkd and student_fake is not None and student_real is not None:
             pairs = [(student_fake, teacher_fake)] + ([(student_real, teacher_real)] if form(kd, "patterns_of") == "both" else [])
             terms = [pattern_distance(self.pattern(a), self.pattern(b), form(kd, "reduction")) for a, b in pairs]
-            losses["loss_cgkd"] = kd.cgkd * torch.stack(terms).sum()
-        if kd.pd and form(kd, "diversity_in") != "generator":
+            # A sum over the batch is one over all workers, of which the gradients' average takes the mean.
+            whole = self.ctx.world_size if form(kd, "reduction") == "sum" else 1
+            losses["loss_cgkd"] = kd.cgkd * whole * torch.stack(terms).sum()
+        if logged:
             pattern = self.pattern(teacher_fake)
             if form(kd, "diversity_in") == "nothing":
-                losses["loss_pd"] = kd.pd * permuted_differences(pattern, self.permutation(len(pattern)).to(pattern.device))
+                losses["loss_pd"] = self.pd * permuted_differences(pattern, self.permutation(len(pattern)))
             else:
-                losses["loss_pd"] = kd.pd * pairwise_similarity(pattern, "sum")
+                losses["loss_pd"] = self.pd * pairwise_similarity(pattern, "sum")
         return losses
 
     def diversified(self, seen: Seen) -> Mapping[str, Tensor]:
         """PD in the generator's loss: its images' patterns shall differ; the gradient goes through the teacher."""
-        if not self.kd.pd or form(self.kd, "diversity_in") != "generator":
+        if not self.pd or form(self.kd, "diversity_in") != "generator":
             return {}
         shown = seen.fakes if form(self.kd, "sees") == "clean" else seen.shown_fakes
         features = self.teacher.encode_image(shown, allow_input_grad=True)
-        return {"loss_pd": self.kd.pd * pairwise_similarity(self.pattern(features))}
+        return {"loss_pd": self.pd * pairwise_similarity(self.pattern(features))}
 
     def taught(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """The teacher's features of the generated and of the real images, (B, M) each."""
@@ -129,9 +140,9 @@ class KdTraining(EvaluatedTraining):
         return similarity_pattern(features - self.centre, self.prompts, form(self.kd, "normalisation"), self.kd.temperature)
 
     def permutation(self, n: int) -> Tensor:
-        """A random order of n rows, on the CPU."""
-        return torch.randperm(n, generator=self.draws)
+        """A random order of n rows, on their device: nothing is waited for."""
+        return torch.randperm(n, generator=self.orders, device=self.orders.device)
 
     def uniform(self) -> float:
         """u ~ U[0, 1)."""
-        return float(torch.rand((), generator=self.draws))
+        return float(torch.rand((), generator=self.gates))

@@ -13,9 +13,10 @@ from torch import Tensor
 from gankd import models
 from gankd.config import Selection
 from gankd.context import Context
-from gankd.data import DataSet, Split
+from gankd.data import DataSet
 from gankd.data.augment import Resident
 from gankd.engine import train
+from gankd.stages.gan import RealBatch
 from gankd.stages.generator import build_gan, fit_gan, gan_training, train_generator
 from gankd.stages.sections import GanConfig
 from gankd.store.artifact import Artifact
@@ -30,14 +31,14 @@ EMBEDDINGS, CARD = "embeddings.safetensors", "teacher.json"
 OFFLINE_WIDTH = 64
 
 
-def train_teacher(ctx: Context, cfg: TeacherConfig, data: DataSet, gan: Selection) -> dict[str, float]:
+def train_teacher(ctx: Context, cfg: TeacherConfig, data: DataSet) -> dict[str, float]:
     """The image-text teacher. Makes a saved network, and teacher.json: what it is, in words, and how good."""
-    teacher, weights = build_teacher(ctx, cfg, data), None
+    teacher = build_teacher(ctx, cfg, data)
     if cfg.kind == "offline":
-        training = ContrastiveTraining(ctx, cfg, data, teacher, gan.diffaugment, gan.flip)
+        training = ContrastiveTraining(ctx, cfg, data, teacher)
         train(ctx, training, steps=cfg.steps, batch=cfg.batch, evaluate_every=-(-cfg.steps // cfg.evaluations))
-        weights = training.best["weights"]
-        teacher.load_state_dict(weights)
+        teacher.load_state_dict(training.best["weights"])
+    ctx.note(f"teacher: {in_words(cfg, data)}")
     metrics = zero_shot(teacher, data.val, data.class_names)
     models.save(teacher, ctx.out)
     card = {"teacher": in_words(cfg, data), "fingerprint": teacher.fingerprint(), "data": data.fingerprint, "seed": ctx.seed}
@@ -81,26 +82,23 @@ def in_words(cfg: TeacherConfig, data: DataSet) -> str:
 
 
 def embed_data(ctx: Context, cfg: KdConfig, data: DataSet, gan: Selection, teacher: Artifact) -> dict[str, float]:
-    """What the teacher says of prompts and clean real images, mirrored ones too where the GAN is shown them.
+    """What the teacher says of the prompts and, where that is used, of the clean real images.
 
-    Makes embeddings.safetensors: text (K, M), centre (M,), and, where the teacher sees clean images, images (R, M) in fp16.
+    Makes embeddings.safetensors: text (K, M), centre (M,), and, where the teacher sees clean images, images (R, M) in fp16: all
+    training images and, where the GAN is shown mirrored ones, all of them mirrored behind these.
     """
     network = load_teacher(teacher, ctx.device, form(cfg, "preprocess"), form(cfg, "resize"))
-    images = with_mirrored(data.train, gan.flip)
-    batches = (network.encode_image(batch) for batch, _ in Resident(images, ctx.device).in_order(BATCH))
-    table = torch.cat(list(batches))
-    tensors = {"text": text_features(network, cfg, data.class_names), "centre": table.mean(0)}
-    if form(cfg, "sees") == "clean":
-        tensors["images"] = table.half()
+    tensors, clean, rows = {"text": text_features(network, cfg, data.class_names)}, form(cfg, "sees") == "clean", 0
+    tensors["centre"] = torch.zeros_like(tensors["text"][0])
+    if clean or form(cfg, "centred"):
+        real, table = Resident(data.train, ctx.device), []
+        for mirrored in (False, True) if gan.flip else (False,):
+            table += [network.encode_image(batch.flip(3) if mirrored else batch) for batch, _ in real.in_order(BATCH)]
+        features = torch.cat(table)
+        tensors["centre"], rows = features.mean(0), len(features)
+        tensors |= {"images": features.half()} if clean else {}
     save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, ctx.out / EMBEDDINGS)
-    return {"images": float(len(images)), "prompts": float(len(tensors["text"]))}
-
-
-def with_mirrored(images: Split, flip: bool) -> Split:
-    """The images, and behind them, if asked for, all of them mirrored left to right; labels are row numbers."""
-    pixels = np.asarray(images.images)
-    both = np.concatenate([pixels, pixels[..., ::-1]]) if flip else pixels
-    return Split(both, np.arange(len(both)))
+    return {"images": float(rows), "prompts": float(len(tensors["text"]))}
 
 
 def train_gan(
@@ -121,12 +119,25 @@ def distilling(ctx: Context, cfg: GanConfig, kd: KdConfig, data: DataSet, teache
     knowledge = read_knowledge(embeddings, data, ctx.device)
     head = kd_head(ctx, cfg, kd, discriminator, network.embed_dim)
     training: Any = gan_training(
-        ctx, cfg.model_copy(update={"flip": False}), cfg.g_lr, generator, discriminator, with_mirrored(data.train, cfg.flip),
-        kind=KdTraining, joined={"discriminator": {"kd_head": head}},
-    )  # fmt: skip
+        ctx, cfg, cfg.g_lr, generator, discriminator, data.train, kind=KdTraining, joined={"discriminator": {"kd_head": head}}
+    )
+    training.real_batch = numbered(Resident(data.train, ctx.device), cfg.flip, ctx)
     training.distil(kd, network, knowledge, head)
-    made: KdTraining = training
-    return made
+    distilled: KdTraining = training
+    return distilled
+
+
+def numbered(real: Resident, flip: bool, ctx: Context) -> RealBatch:
+    """Real images with their rows in the table of embeddings in place of labels: n images, and as many mirrored if asked for."""
+
+    def draw(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        index = torch.randint(len(real) * (1 + flip), (n,), generator=rng, device=rng.device)
+        images, _ = real.take(index % len(real), None, ctx.rank, ctx.world_size)
+        rows = index.chunk(ctx.world_size)[ctx.rank].to(images.device)
+        mirrored = (rows >= len(real))[:, None, None, None]
+        return torch.where(mirrored, images.flip(3), images), rows
+
+    return draw
 
 
 def kd_head(ctx: Context, cfg: GanConfig, kd: KdConfig, discriminator: Any, embed_dim: int) -> KdHead:
@@ -138,6 +149,5 @@ def kd_head(ctx: Context, cfg: GanConfig, kd: KdConfig, discriminator: Any, embe
 def read_knowledge(embeddings: Artifact, data: DataSet, device: torch.device) -> Knowledge:
     """What `embed_data` made."""
     tensors = {name: tensor.to(device) for name, tensor in load_file(embeddings.file(EMBEDDINGS)).items()}
-    rows = int(embeddings.metrics["images"])
     labels: Tensor = torch.tensor(np.asarray(data.train.labels), device=device)
-    return Knowledge(tensors["text"], tensors.get("images"), tensors["centre"], labels.repeat(rows // len(labels)))
+    return Knowledge(tensors["text"], tensors.get("images"), tensors["centre"], labels)

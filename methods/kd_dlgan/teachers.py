@@ -42,6 +42,7 @@ class Teacher(nn.Module):
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     preprocess = "native"
     resize = "bilinear"
+    _copied: tuple[Tensor, Tensor] | None = None
 
     def embed_image(self, images: Tensor) -> Tensor:
         raise TypeError(f"{type(self).__name__} has no image encoder")
@@ -68,9 +69,17 @@ class Teacher(nn.Module):
             smooth = {} if self.resize == "nearest" else {"antialias": True, "align_corners": False}
             images = F.interpolate(images, size, mode=self.resize, **smooth)
         if self.preprocess == "native" and self.statistics:
-            mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in self.statistics)
+            mean, std = self._on_device(images.device)
             images = ((images + 1) / 2 - mean) / std
         return images
+
+    def _on_device(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The statistics as (channels, 1, 1), copied to the device once: a copy is waited for."""
+        if self._copied is None or self._copied[0].device != device:
+            assert self.statistics
+            mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in self.statistics)
+            self._copied = mean, std
+        return self._copied
 
     def fingerprint(self) -> str:
         """16 hex digits of the sha256 of weights and of what is done to the images."""
@@ -107,6 +116,7 @@ class OfflineTeacher(Teacher):
         self.image = nn.Sequential(*chain(*layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], embed_dim))
         self.groups = nn.EmbeddingBag(buckets, text_width, mode="mean")
         self.text = nn.Sequential(nn.Linear(text_width, text_width), nn.GELU(), nn.Linear(text_width, embed_dim))
+        self._known: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     @property
@@ -119,11 +129,17 @@ class OfflineTeacher(Teacher):
         return features
 
     def embed_text(self, sentences: Sequence[str]) -> Tensor:
-        rows = [letter_groups(sentence, self.buckets) for sentence in sentences]
-        device = self.log_scale.device
-        starts = torch.tensor([0, *map(len, rows)], device=device).cumsum(0)[:-1]
-        features: Tensor = self.text(self.groups(torch.tensor(list(chain(*rows)), device=device), starts))
+        features: Tensor = self.text(self.groups(*self._rows_of(tuple(sentences))))
         return features
+
+    def _rows_of(self, sentences: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """All their letter groups, and where each begins, on the device; the few sentences of a training are kept."""
+        device = self.log_scale.device
+        if sentences not in self._known or self._known[sentences][0].device != device:
+            rows = [letter_groups(sentence, self.buckets) for sentence in sentences]
+            starts = torch.tensor([0, *map(len, rows)]).cumsum(0)[:-1]
+            self._known[sentences] = torch.tensor(list(chain(*rows)), device=device), starts.to(device)
+        return self._known[sentences]
 
 
 class ClipTeacher(Teacher):

@@ -46,6 +46,7 @@ class Context:
         checkpoint_seconds: how often the engine writes a checkpoint.
         basis: what the stage's metrics depend on beside the data, filled by the stage, by the extractor whose name ends the
             metrics' names ("" for all metrics): two numbers compare only where it is equal.
+        notes: sentences that whoever uses what is made should know, see `note`.
     """
 
     stage: str
@@ -61,6 +62,7 @@ class Context:
     report: Report | None = None
     checkpoint_seconds: float = 30.0
     basis: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     # Randomness is counted, not carried: every step seeds its own generator, so a resumed run draws what the
     # undisturbed one would have drawn, and all ranks draw the same global batch and take their slice of it.
@@ -139,6 +141,10 @@ class Context:
         """Log a picture (a PIL image) under `<stage>/<name>`."""
         if self.events and self.rank == 0:
             self.events.emit("image", key=self.key, name=f"{self.stage}/{name}", step=step, png=as_png(picture))
+
+    def note(self, sentence: str) -> None:
+        """Let a sentence go with the artifact: a sweep ends with it, and what is registered of the sweep is tagged with it."""
+        self.notes.append(sentence)
 
     def progress(self, step: int, total: int, rate: float = 0.0, **extra: float) -> None:
         """How far this stage is: step of total, images per second."""

@@ -325,6 +325,7 @@ class Pipeline:
             "inputs": {name: self.keys[name] for name in stage.inputs},
             "metrics": {name: float(value) for name, value in metrics.items()},
             "basis": ctx.basis,
+            "notes": ctx.notes,
             "workers": self.world.size,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
         }

@@ -26,10 +26,11 @@ def test_a_sweep(workplace: Workplace) -> None:
     rows = done.stdout.partition("generators, on the validation part")[2].splitlines()
     assert all(title in rows[2] for title in ("FID", "recall", "coverage", "spread", "class accuracy"))
     assert [row.split("│")[1].strip() for row in rows[4:6]] == ["quality", "quality_control"]
-    assert "quality: the generator has collapsed (recall is 0.0" in done.stdout  # twenty steps of four channels
+    assert "quality: the generated images have collapsed (recall is 0.0" in done.stdout  # twenty steps of four channels
     ends = workplace.events("first", "stage_end")
     assert {event["status"] for event in ends} == {"finished"}
     assert {event["stage"] for event in ends} == {"gan", "quality", "test_gan", "test_control", "quality_control"}
+    assert "teacher: offline: trained on the same 100 labelled images, not CLIP" in " ".join(done.stdout.split())
     (trial,) = workplace.trials("first")
     assert trial["metrics"]["teacher/val_accuracy"] > 0
 

@@ -15,7 +15,7 @@ from gankd.stages.gan_losses import hinge_discriminator, hinge_generator
 from gankd.stages.gan_regularisers import LeCam
 from gankd.stages.sections import GanTrainingConfig
 from methods.kd_dlgan.config import KdConfig
-from methods.kd_dlgan.distillation import KdTraining, Knowledge
+from methods.kd_dlgan.distillation import KdHead, KdTraining, Knowledge
 from methods.kd_dlgan.losses import (
     aggregated_distances,
     distance,
@@ -144,7 +144,7 @@ def test_lecam_and_its_anchors() -> None:
 def test_the_head() -> None:
     f = fixture("kd_dlgan/sn_kd_head")
     (hidden, width), outputs = f["W1"].shape, len(f["W2"])
-    head = nn.Sequential(SNLinear(width, hidden), SNLinear(hidden, outputs))
+    head = KdHead(width, hidden, outputs, sn_eps=1e-8, init="N02", rng_seed=0)
     layers = cast(list[SNLinear], list(head))
     for layer, number in zip(layers, (1, 2), strict=True):
         layer.load_state_dict({"weight": f[f"W{number}"], "bias": f[f"b{number}"], "u0": f[f"u{number}_before"]})

@@ -14,6 +14,7 @@ from torch import Tensor
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.context import Context
 from gankd.data import DataSet, load
+from gankd.data.augment import Resident, normalise
 from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.stages.gan_batch import Seen
@@ -24,7 +25,7 @@ from methods.kd_dlgan.config import CIFAR10, PROFILES, TEMPLATES, KdConfig, KdDl
 from methods.kd_dlgan.contrast import contrastive_loss, zero_shot
 from methods.kd_dlgan.distillation import KdTraining
 from methods.kd_dlgan.prompts import sentences, text_features
-from methods.kd_dlgan.stages import CARD, EMBEDDINGS, distilling, in_words, with_mirrored
+from methods.kd_dlgan.stages import CARD, EMBEDDINGS, distilling, in_words, numbered
 from methods.kd_dlgan.teachers import MockTeacher, OfflineTeacher, letter_groups, load_teacher
 
 METHOD = find_method("kd_dlgan")
@@ -45,7 +46,7 @@ def data() -> DataSet:
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the teacher of the smoke preset, a mock, and what they say of the data."""
     folder = tmp_path_factory.mktemp("kd")
-    for knobs in ({}, {"gan__flip": True}, {"kd__profile": "code_faithful"}):
+    for knobs in ({}, {"gan__flip": True}, {"kd__profile": "code_faithful"}, {"kd__centred": False}):
         job = Job("kd_dlgan", config(**knobs).model_dump(mode="json"), str(folder), stages=MADE, threads=1)
         run(job)
     return folder
@@ -101,9 +102,13 @@ def test_the_networks_are_drawn_as_without_a_head(storage: Path, data: DataSet) 
     assert all(torch.equal(value, state(other)[name]) for name, value in state(one).items())
 
 
+def plain_losses() -> set[str]:
+    return {"loss_generator", "loss_discriminator_real", "loss_discriminator_fake"}
+
+
 def literal() -> dict[str, Any]:
     """The paper's forms, on the embeddings of the improved profile."""
-    kept = ("distance", "aggregation", "reduction", "patterns_of", "normalisation", "centred", "diversity_in", "pairing")
+    kept = ("distance", "aggregation", "reduction", "patterns_of", "normalisation", "centred", "diversity_in", "pairing", "pd")
     return {f"kd__{name}": PROFILES["paper_literal"][name] for name in kept}
 
 
@@ -113,7 +118,7 @@ def test_every_profile_trains_the_head_and_not_the_teacher(knobs: dict[str, Any]
     before = {name: value.clone() for name, value in one.teacher.state_dict().items()}
     head = {name: value.clone() for name, value in one.head.state_dict().items()}
     losses = step(one)
-    assert {"loss_agkd", "loss_cgkd", "loss_pd"} <= losses.keys()
+    assert {"loss_agkd", "loss_cgkd"} | ({"loss_pd"} if knobs else set()) == losses.keys() - plain_losses()
     assert all(bool(value.isfinite()) for value in losses.values())
     assert all(torch.equal(value, before[name]) for name, value in one.teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in one.teacher.parameters())
@@ -126,7 +131,7 @@ def test_the_generators_update_is_the_same_with_and_without(weights: dict[str, A
     """But for PD where it goes through the teacher, nothing reaches the generator."""
     one, other = training(storage, data, kd__pairing="index", **weights), plain(storage, data)
     for each in (one, other):
-        each.draws = torch.Generator().manual_seed(0)
+        each.orders = torch.Generator().manual_seed(0)
         each.update_generator(0, each.ctx.rng(0))
     assert all(torch.equal(value, state(other)[name]) for name, value in state(one).items())
 
@@ -176,12 +181,24 @@ def test_the_table_holds_what_the_teacher_says_of_each_drawn_image(flip: bool, s
     assert torch.equal(batch.real_labels, torch.tensor(data.train.labels)[batch.index % len(data.train)])
 
 
-def test_mirrored_images_stand_behind_the_others(data: DataSet) -> None:
-    both, plain = with_mirrored(data.train, True), with_mirrored(data.train, False)
-    n = len(data.train)
-    assert (len(both), len(plain)) == (2 * n, n)
-    assert (both.images[n:] == data.train.images[..., ::-1]).all()
-    assert both.labels.tolist() == list(range(2 * n))
+def test_mirrored_images_stand_behind_the_others(data: DataSet, tmp_path: Path) -> None:
+    real = Resident(data.train)
+    images, rows = numbered(real, True, context(tmp_path))(200, torch.Generator().manual_seed(0))
+    plain, n = normalise(torch.tensor(data.train.images)), len(data.train)
+    assert bool((rows >= n).any())
+    assert bool((rows < n).any())
+    expected = torch.where((rows >= n)[:, None, None, None], plain[rows % n].flip(3), plain[rows % n])
+    assert torch.equal(images, expected)
+
+
+def test_workers_share_a_drawn_batch(data: DataSet, tmp_path: Path) -> None:
+    real = Resident(data.train)
+    whole, parts = (
+        [numbered(real, True, Context("gan", "key", 0, tmp_path, Store(tmp_path), torch.device("cpu"), rank, world))
+         (8, torch.Generator().manual_seed(0)) for rank in range(world)] for world in (1, 2)
+    )  # fmt: skip
+    for single, both in zip(whole[0], zip(*parts, strict=True), strict=True):
+        assert torch.equal(single, torch.cat(both))
 
 
 def test_an_interrupted_training_goes_on_to_the_bit(storage: Path, data: DataSet, tmp_path: Path) -> None:
@@ -275,7 +292,7 @@ def test_a_fingerprint_is_of_weights_and_of_what_is_done_to_images() -> None:
 
 
 def test_the_offline_teacher_learns_its_classes(tmp_path: Path) -> None:
-    knobs = {"teacher__steps": 200, "teacher__embed_dim": 32, "teacher__widths": [16, 32], "gan__diffaugment": []}
+    knobs = {"teacher__steps": 200, "teacher__embed_dim": 32, "teacher__widths": [16, 32], "teacher__diffaugment": []}
     cfg = config(**knobs)
     job = Job("kd_dlgan", cfg.model_dump(mode="json"), str(tmp_path), stages=("teacher",), threads=1)
     metrics = run(job)
@@ -299,5 +316,6 @@ def test_embeddings_where_the_teacher_sees_what_the_discriminator_sees(storage: 
                for knobs in ({}, {"kd__profile": "code_faithful"})]  # fmt: skip
     assert tensors[0].keys() == {"text", "centre", "images"}
     assert tensors[1].keys() == {"text", "centre"}
+    assert not tensors[1]["centre"].any()  # nothing asks for it, so no image was looked at
     assert tensors[1]["text"].shape == (len(CIFAR10), 16)
     assert tensors[0]["images"].dtype == torch.float16

@@ -26,9 +26,22 @@ def test_mode_seeking_is_the_inverse_of_how_far_pairs_are_apart() -> None:
     images = torch.tensor([0.0, 0.5, 0, 3]).view(4, 1, 1, 1)
     # Half a grey level for one step of z, and one and a half.
     torch.testing.assert_close(mode_seeking(images, z), torch.tensor(1 / (1.0 + 1e-5)))
-    one = z.clone().requires_grad_()
-    mode_seeking(images * one.sum(), z).backward()
-    assert one.grad is not None
+    scale = torch.tensor(1.0, requires_grad=True)
+    mode_seeking(scale * images, z).backward()
+    torch.testing.assert_close(scale.grad, torch.tensor(-1.0 / (1 + 1e-5) ** 2))  # of 1 / (scale + EPS)
+
+
+def test_mode_seeking_of_two_workers_is_that_of_all_pairs() -> None:
+    images, z = torch.randn(8, 1, 2, 2), torch.randn(8, 3)
+    means = [float(1 / mode_seeking(images[half], z[half]) - 1e-5) for half in (slice(0, 4), slice(4, 8))]
+    gradients = []
+    for halves in ((slice(0, 8),), (slice(0, 4), slice(4, 8))):
+        leaf = images.clone().requires_grad_()
+        values = [mode_seeking(leaf[half], z[half], lambda mean: torch.tensor(sum(means) / 2)) for half in halves]
+        torch.stack(values).mean().backward()
+        gradients.append(leaf.grad)
+        torch.testing.assert_close(values[0], mode_seeking(images, z), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_mode_seeking_draws_each_label_twice_for_the_generator_alone() -> None:
@@ -78,7 +91,7 @@ def test_lecam_starts_from_the_present_means_and_then_acts() -> None:
 
 @pytest.mark.parametrize(("sign", "grows"), [(1.0, True), (0.2, False)])
 def test_augmentation_grows_while_the_discriminator_is_surer_than_asked_for(sign: float, grows: bool) -> None:
-    ada = AdaptiveAugmentation(0.6)
+    ada = AdaptiveAugmentation(0.6, 500_000)
     ada.probability.fill_(0.5)
     ada.update(torch.tensor(sign), 5000)
     torch.testing.assert_close(ada.probability, torch.tensor(0.51 if grows else 0.49))
@@ -88,7 +101,7 @@ def test_augmentation_grows_while_the_discriminator_is_surer_than_asked_for(sign
 
 
 def test_an_image_is_augmented_with_the_present_probability() -> None:
-    ada, images, u = AdaptiveAugmentation(0.6), torch.zeros(4, 1, 2, 2), torch.tensor([0.0, 0.2, 0.4, 0.9])
+    ada, images, u = AdaptiveAugmentation(0.6, 500_000), torch.zeros(4, 1, 2, 2), torch.tensor([0.0, 0.2, 0.4, 0.9])
     ada.probability.fill_(0.3)
     assert ada.choose(images, images + 1, u).amax((1, 2, 3)).tolist() == [1, 1, 0, 0]
     gradient = images.clone().requires_grad_()
@@ -140,6 +153,9 @@ def test_the_condition_fades_in_over_its_share_of_the_training() -> None:
 
 def test_all_of_them_outlive_an_interruption(tmp_path: Path) -> None:
     undisturbed, first, second = (training(**ALL) for _ in range(3))
+    for each in (undisturbed, first):
+        assert each.ada is not None
+        each.ada.probability.fill_(0.5)
     expected = [undisturbed.step(i, generator_at(i)) for i in range(4)]
     for i in range(2):
         first.step(i, generator_at(i))
@@ -150,7 +166,7 @@ def test_all_of_them_outlive_an_interruption(tmp_path: Path) -> None:
         assert found.keys() == expected[i].keys() >= {"loss_lecam", "loss_mode_seeking"}
         assert all(torch.equal(found[name], expected[i][name]) for name in found)
     assert second.modules["lecam"].state_dict()["real"] != 0
-    assert second.modules["ada"].state_dict()["probability"] >= 0
+    assert second.modules["ada"].state_dict()["probability"] > 0.4
 
 
 def test_switched_off_they_change_nothing() -> None:
@@ -172,6 +188,7 @@ def test_switched_off_they_change_nothing() -> None:
         ({"transition": [0.5, 0.2]}, "must begin before it ends"),
         ({"ada_target": 0.6, "diffaugment": []}, "diffaugment is empty"),
         ({"lecam": -1}, "greater than or equal to 0"),
+        ({"lecam": 0.1, "lecam_start": 99, "steps": 100}, "lecam_start = 99 steps, and there are 100"),
     ],
 )
 def test_refused(knobs: dict[str, Any], says: str) -> None:

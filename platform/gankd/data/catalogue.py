@@ -157,6 +157,8 @@ def _draw_uniformly(source: Source, size: int, config: DataConfig, where: str) -
     if source.val is not None:
         return drawn
     rest = np.setdiff1d(np.arange(len(train)), index)
+    if source.groups is not None:  # copies of what trains must not validate
+        rest = rest[~np.isin(source.groups[rest], source.groups[index])]
     if len(rest) < len(classes):
         raise UserError(
             f"data.train_images={size} with train_draw=uniform leaves nothing of {where} to validate with: take fewer "

@@ -13,7 +13,7 @@ def collapse(metrics: Mapping[str, float]) -> list[str]:
 
     metrics: `<stage>/<metric>_<extractor>` or `<metric>_<extractor>`, with `recall` (0 to 1) and `spread` (1 = as real images).
     """
-    said = []
+    sentences = []
     for name, recall in metrics.items():
         stage, _, metric = name.rpartition("/")
         if not metric.startswith("recall_"):
@@ -22,9 +22,9 @@ def collapse(metrics: Mapping[str, float]) -> list[str]:
         signs = [f"recall is {recall:.2f}"] if recall < LEAST_RECALL else []
         signs += [f"images of a class differ by {spread:.2f} of what real ones do"] if spread < LEAST_SPREAD else []
         if signs:
-            whose = f"{stage}: the" if stage else "the"
-            said.append(
-                f"{whose} generator has collapsed ({' and '.join(signs)}): it makes few different images, whatever its FID; "
-                "its knob mode_seeking spreads them"
+            which = f"{stage}: the" if stage else "the"
+            sentences.append(
+                f"{which} generated images have collapsed ({' and '.join(signs)}): few of them differ, whatever the FID says; "
+                "a GAN's knob mode_seeking spreads them"
             )
-    return said
+    return sentences

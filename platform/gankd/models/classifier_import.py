@@ -60,15 +60,18 @@ class Fit:
         return self.known == len(self.state)
 
 
-def load_checkpoint(network: nn.Module, path: str | Path) -> Match:
+def load_checkpoint(network: nn.Module, path: str | Path, without: Collection[str] = ()) -> Match:
     """Copy the weights in `path` into `network` and say what matched; the network is changed only if everything fits.
+
+    without: entries of the file that are left out, if there.
 
     Takes a bare state dict or one under "model", "state_dict", "ema", ..., as .pth, .pt, .safetensors or .npz; what other
     programs put before the names is taken off where all names then fit, and batch counters of BN may be missing.
     Raises UserError as `open_checkpoint` and its `read`, and when names, shapes or types differ; nothing is read before.
     """
     file, ours = open_checkpoint(path), network.state_dict()
-    fits = {place: fit_state(state, ours) for place, state in file.states.items()}
+    states = {place: {k: v for k, v in state.items() if k not in without} for place, state in file.states.items()}
+    fits = {place: fit_state(state, ours) for place, state in states.items()}
     place = max(fits, key=lambda place: (fits[place].known, fits[place].whole))  # of equals the first
     fit = fits[place]
     others = tuple(other for other in fits if other != place and fits[other].whole and fits[other].known == fit.known)

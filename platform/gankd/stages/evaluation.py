@@ -78,8 +78,8 @@ class Evaluation:
         self.best: dict[str, Any] = {"step": 0, "metrics": {}, "weights": {}}
         self.seconds = 0.0
 
-    def at(self, step: int) -> dict[str, float]:
-        """What is due after `step` steps: the metrics, when they are."""
+    def at(self, step: int, *, eligible: bool = True) -> dict[str, float]:
+        """What is due after `step` steps: the metrics, when they are. Only a generator that is `eligible` can be the best."""
         if self.ctx.device.type == "cuda":
             torch.cuda.synchronize(self.ctx.device)  # training that is still under way is not evaluation
         since, metrics = time.perf_counter(), dict[str, float]()
@@ -90,7 +90,11 @@ class Evaluation:
         if self._due(step, self.cfg.evaluations):
             against = self.against
             metrics = score_network(self.ctx, self.quality, self.asked, against.extractor, against.features, "evaluation")
-            if self.cfg.keep == "best" and metrics[against.fid] < self.best["metrics"].get(against.fid, float("inf")):
+            if (
+                eligible
+                and self.cfg.keep == "best"
+                and metrics[against.fid] < self.best["metrics"].get(against.fid, float("inf"))
+            ):
                 weights = {name: value.cpu().clone() for name, value in self.average.state_dict().items()}
                 self.best = {"step": step, "metrics": metrics, "weights": weights}
         self.seconds += time.perf_counter() - since

@@ -61,8 +61,9 @@ class GANTraining(Algorithm):
         self.generator = generator.to(memory_format=self.memory_format)
         self.discriminator = discriminator.to(memory_format=self.memory_format)
         self.ema = ExponentialMovingAverage(generator, cfg.ema_decay, cfg.ema_start)
+        self.conditioning = 1.0  # how far the classes differ, see `fade_in_condition`
         self.lecam = LeCam(cfg.lecam_decay, cfg.lecam_start) if cfg.lecam else None
-        self.ada = None if cfg.ada_target is None else AdaptiveAugmentation(cfg.ada_target)
+        self.ada = None if cfg.ada_target is None else AdaptiveAugmentation(cfg.ada_target, cfg.ada_images)
         further = {side: dict((joined or {}).get(side, {})) for side in ("generator", "discriminator")}
         further["discriminator"] |= {name: m for name, m in (("lecam", self.lecam), ("ada", self.ada)) if m is not None}
         self.sides = {
@@ -126,7 +127,7 @@ class GANTraining(Algorithm):
             seen = Seen(step, batch, fakes, images, *self.discriminate(images, batch.fake_labels))
             losses = {"loss_generator": self.loss.generator(seen.fake_logits)}
             if self.cfg.mode_seeking:
-                losses["loss_mode_seeking"] = self.cfg.mode_seeking * mode_seeking(fakes, batch.z)
+                losses["loss_mode_seeking"] = self.cfg.mode_seeking * mode_seeking(fakes, batch.z, self.over_workers)
             self.backward(losses | dict(self.generator_terms(seen)), parts, metrics)
         self.freeze_discriminator(False)
         self.apply_gradients("generator")
@@ -139,7 +140,7 @@ class GANTraining(Algorithm):
         if self.lecam is None and self.ada is None:
             return {}
         means = torch.stack([real.mean(), fake.mean(), real.sign().mean()]).detach()
-        real_mean, fake_mean, real_sign = (self.ctx.sum(means) / self.ctx.world_size).unbind()
+        real_mean, fake_mean, real_sign = self.over_workers(means).unbind()
         if self.ada is not None:
             self.ada.update(real_sign, self.batch)
         if self.lecam is None:
@@ -147,13 +148,17 @@ class GANTraining(Algorithm):
         self.lecam.update(seen.step, real_mean, fake_mean)
         return {"loss_lecam": self.cfg.lecam * self.lecam(seen.step, real, fake)}
 
+    def over_workers(self, means: Tensor) -> Tensor:
+        """The workers' mean of means over equally many images."""
+        return self.ctx.sum(means) / self.ctx.world_size
+
     def fade_in_condition(self, step: int) -> None:
         """Transitional conditioning (Shahbazi et al. 2022): how far the classes differ at iteration `step`."""
         if self.cfg.transition:
             start, end = (share * self.cfg.steps for share in self.cfg.transition)
-            share = min(1.0, max(0.0, (step - start) / (end - start)))
+            self.conditioning = min(1.0, max(0.0, (step - start) / (end - start)))
             for network in (self.generator, self.discriminator, self.ema.average):
-                set_conditioning(network, share)
+                set_conditioning(network, self.conditioning)
 
     def backward(self, losses: Mapping[str, Tensor], parts: int, metrics: dict[str, Tensor]) -> None:
         """Gradients of the mean over `parts` micro-batches of the losses' sum; adds what it has of each to `metrics`."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = 1e-5
-ADA_SPEED = 500_000  # real images over which the probability of augmentation can move from 0 to 1
 
 
-def mode_seeking(fakes: Tensor, z: Tensor) -> Tensor:
+def mode_seeking(fakes: Tensor, z: Tensor, over_workers: Callable[[Tensor], Tensor] = lambda mean: mean) -> Tensor:
     """1 / mean_i (|G(z_2i) - G(z_2i+1)| / |z_2i - z_2i+1|), a scalar > 0 that grows as the images of a pair become one.
 
     Mao et al. 2019 (arXiv 1903.05628, equation 2, inverted and minimised as in section 3.2); |.| is the mean of the absolute
     differences. fakes: (n, C, H, W), z: (n, dim_z), n even; rows 2i and 2i + 1 have the same label.
+    over_workers: this worker's mean to that of all, so that value and averaged gradient are those of all pairs at once.
     """
-    apart = (fakes[0::2] - fakes[1::2]).abs().flatten(1).mean(1) / (z[0::2] - z[1::2]).abs().mean(1)
-    return 1 / (apart.mean() + EPS)
+    apart = ((fakes[0::2] - fakes[1::2]).abs().flatten(1).mean(1) / (z[0::2] - z[1::2]).abs().mean(1)).mean()
+    of_all = over_workers(apart.detach()) + EPS
+    return 1 / of_all - (apart - apart.detach()) / of_all.square()
 
 
 class LeCam(nn.Module):
@@ -57,20 +60,20 @@ class AdaptiveAugmentation(nn.Module):
     """The probability with which each image is augmented, steered by how sure the discriminator is (ADA, Karras et al. 2020).
 
     r = E[sign D(x)] over real images; the probability grows while r > target and shrinks while it is below. It starts at 0.
-    It is a buffer, so that checkpoints hold it.
+    It is a buffer, so that checkpoints hold it. speed: real images over which it can move from 0 to 1.
     """
 
     probability: Tensor
 
-    def __init__(self, target: float) -> None:
+    def __init__(self, target: float, speed: int) -> None:
         super().__init__()
-        self.target = target
+        self.target, self.speed = target, speed
         self.register_buffer("probability", torch.zeros(()))
 
     @torch.no_grad()
     def update(self, sign: Tensor, images: int) -> None:
         """`sign`: mean sign of the logits of `images` real images, over all workers."""
-        self.probability.add_((sign - self.target).sign() * (images / ADA_SPEED)).clamp_(0, 1)
+        self.probability.add_((sign - self.target).sign() * (images / self.speed)).clamp_(0, 1)
 
     def choose(self, images: Tensor, augmented: Tensor, u: Tensor) -> Tensor:
         """Per image the augmented one with the present probability; u ~ U[0, 1), (N,)."""

@@ -28,7 +28,7 @@ class EvaluatedTraining(GANTraining):
     evaluation: Evaluation
 
     def evaluate(self, step: int) -> dict[str, float]:
-        return self.evaluation.at(step)
+        return self.evaluation.at(step, eligible=self.conditioning == 1)  # what is kept is loaded with its whole condition
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"best": self.evaluation.state_dict()}

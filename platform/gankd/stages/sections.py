@@ -121,10 +121,13 @@ class GanTrainingConfig(Section):
     )
     ada_target: float | None = knob(
         None,
-        "augment each image with a probability that holds the mean sign of D on real images here; null = always augment",
+        "augment with a probability that starts at 0 and grows while D's mean sign on real images is above this; null = always",
         origin="ADA: 0.6",
         gt=-1,
         lt=1,
+    )
+    ada_images: int = knob(
+        500_000, "real images shown to D over which that probability can go from 0 to 1", unit="images", origin="ADA", ge=1
     )
     mode_seeking: float = knob(
         0.0,
@@ -159,7 +162,8 @@ class GanTrainingConfig(Section):
     def inert(self) -> frozenset[str]:
         """Evaluating changes nothing of a generator that is the last one."""
         evaluating = EVALUATING if self.keep == "last" else frozenset()
-        return frozenset({"sample_grids"}) | evaluating | (frozenset() if self.lecam else LECAM)
+        ada = frozenset() if self.ada_target is not None else frozenset({"ada_images"})
+        return frozenset({"sample_grids"}) | evaluating | ada | (frozenset() if self.lecam else LECAM)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:
@@ -178,6 +182,14 @@ class GanTrainingConfig(Section):
     def _transition_in_order(self) -> Self:
         if self.transition and self.transition[0] >= self.transition[1]:
             raise UserError(f"transition = {list(self.transition)} must begin before it ends, e.g. [0.2, 0.5]")
+        return self
+
+    @model_validator(mode="after")
+    def _time_for_lecam(self) -> Self:
+        if self.lecam and self.lecam_start + 1 >= self.steps:
+            raise UserError(
+                f"lecam acts after lecam_start = {self.lecam_start} steps, and there are {self.steps}: lower lecam_start"
+            )
         return self
 
     @model_validator(mode="after")

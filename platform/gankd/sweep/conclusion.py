@@ -160,6 +160,12 @@ def what_numbers_depend_on(sweep: Sweep, best: TrialRecord, store: Store) -> dic
     return {of: comparable_facts(sweep, best, store, metric) for of, metric in metrics.items()}
 
 
+def notes(best: TrialRecord, store: Store) -> list[str]:
+    """What the stages of the chosen trial want its user to know."""
+    manifests = (store.manifest(key) or {} for key in best.keys.values())
+    return list(dict.fromkeys(note for manifest in manifests for note in manifest.get("notes", [])))
+
+
 def comparable_facts(sweep: Sweep, record: TrialRecord, store: Store, metric: str) -> dict[str, Any]:
     """All that a trial's `<stage>/<metric>` depends on: two numbers compare only where these facts are equal.
 

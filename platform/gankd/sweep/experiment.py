@@ -24,7 +24,7 @@ from gankd.pictures import trial_curves
 from gankd.prepared_data import obtain
 from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
-from gankd.sweep.conclusion import Conclusion, draw_conclusion, summary, validation_curves, what_numbers_depend_on
+from gankd.sweep.conclusion import Conclusion, draw_conclusion, notes, summary, validation_curves, what_numbers_depend_on
 from gankd.sweep.display import Live
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
@@ -185,7 +185,7 @@ def _record_conclusion(
     console.print(score_table(sweep, conclusion.best, conclusion.tests))
     if table := generator_table(conclusion.best):
         console.print(table)
-    for sentence in collapse(conclusion.best.metrics):
+    for sentence in (*collapse(conclusion.best.metrics), *notes(conclusion.best, Store(sweep.storage))):
         console.print(sentence, markup=False)
     if table := gain_table(sweep, conclusion):
         console.print(table)

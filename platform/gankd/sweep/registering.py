@@ -12,7 +12,7 @@ from gankd.errors import UserError
 from gankd.method import flatten
 from gankd.metrics.directions import direction
 from gankd.store import Store
-from gankd.sweep.conclusion import comparable_facts
+from gankd.sweep.conclusion import comparable_facts, notes
 from gankd.sweep.jobs import Cluster, bring_about
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
@@ -75,6 +75,7 @@ def register_best(sweep: Sweep, best: TrialRecord, tests: Mapping[str, float], t
                 "gankd.data_config": json.dumps(sweep.config_of(best.knobs).data.model_dump(mode="json")),
                 "gankd.config": json.dumps(flatten(sweep.config_of(best.knobs))),
                 "gankd.keys": json.dumps(best.keys),
+                "gankd.notes": "; ".join(notes(best, store)),
             },
         )
         state = "registered" if version.new else "already registered"
