@@ -236,3 +236,31 @@ def test_a_set_without_its_test_part_is_the_same_set_and_says_who_may_test() -> 
     assert len(data.test) == 599
     with pytest.raises(RuntimeError, match="only a stage declared with test=True is handed the test part of data set 'digits'"):
         _ = shown.test
+
+
+def test_a_uniform_draw_is_of_all_images_and_validates_with_the_others() -> None:
+    whole, drawn = load(DataConfig(name="digits")), load(DataConfig(name="digits", train_draw="uniform", train_images=400))
+    everything = np.concatenate([whole.train.images, whole.val.images])
+    assert len(drawn.train) == 400
+    assert len(np.unique(np.bincount(drawn.train.labels))) > 1  # not balanced
+    known = {image.tobytes() for image in everything}
+    assert {image.tobytes() for image in drawn.train.images} <= known
+    assert not {image.tobytes() for image in drawn.train.images} & {image.tobytes() for image in drawn.val.images}
+    smaller = load(DataConfig(name="digits", train_draw="uniform", train_images=200))
+    assert np.array_equal(smaller.train.images, drawn.train.images[:200])  # in the order drawn
+    assert drawn.fingerprint != load(DataConfig(name="digits", train_images=400)).fingerprint
+
+
+def test_copies_of_what_trains_do_not_validate() -> None:
+    """A digit is turned several times: by the middle of the picture its copies are known."""
+    data = load(DataConfig(name="digits_angle", train_draw="uniform", train_images=300))
+    source = digits_angle_groups()
+    train, val = (np.array([source[image.tobytes()] for image in part.images]) for part in (data.train, data.val))
+    assert len(val)
+    assert not set(train) & set(val)
+
+
+def digits_angle_groups() -> dict[bytes, int]:
+    source = digits.read_digits_angle()
+    assert source.groups is not None
+    return {image.tobytes(): int(group) for image, group in zip(source.train.images, source.groups, strict=True)}
