@@ -74,7 +74,7 @@ class KdTraining(EvaluatedTraining):
         self.prompts = knowledge.text - knowledge.text.mean(0) if centred else knowledge.text
 
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
-        # Draws of its own: with the weights at 0 nothing else is drawn than without a teacher.
+        # Draws of its own: what is drawn without a teacher stays as it is.
         self.gates, self.orders = self.ctx.rng(step, "kd gate", device="cpu"), self.ctx.rng(step, "kd order")
         return super().step(step, rng)
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from gankd.config import build_config, parse_overrides, read_preset, with_knobs
 from gankd.data import load
+from gankd.method import Method
 from gankd.naming import stage_keys
 from gankd.pipeline import Job
 from gankd.registry import find_method
@@ -51,17 +52,19 @@ run(Job(**job), World(rank, size))
 """
 
 
-def train_with(workers: int, folder: Path, settings: tuple[str, ...], stages: tuple[str, ...]) -> dict[str, Path]:
+def train_with(
+    workers: int, folder: Path, settings: tuple[str, ...], stages: tuple[str, ...], method: Method = METHOD
+) -> dict[str, Path]:
     """Run the smoke preset's stages in as many processes; the folder of each artifact."""
-    tree = with_knobs(read_preset(METHOD.presets, "smoke"), parse_overrides(settings))
-    config = build_config(METHOD.config, tree)
-    job = Job("cgan_kd", config.model_dump(mode="json"), str(folder), stages=stages, threads=1)
+    tree = with_knobs(read_preset(method.presets, "smoke"), parse_overrides(settings))
+    config = build_config(method.config, tree)
+    job = Job(method.name, config.model_dump(mode="json"), str(folder), stages=stages, threads=1)
     arguments = [[json.dumps(job.as_dict()), str(rank), str(workers), str(folder / "meeting")] for rank in range(workers)]
     folder.mkdir()
     environment = Workplace(folder).environment
     processes = [subprocess.Popen([sys.executable, "-c", WORKER, *each], env=environment) for each in arguments]
     assert [process.wait(timeout=240) for process in processes] == [0] * workers
-    keys = stage_keys(METHOD, config, load(config.data).fingerprint)
+    keys = stage_keys(method, config, load(config.data).fingerprint)
     return {stage: folder / "artifacts" / keys[stage] for stage in stages}
 
 
@@ -104,6 +107,24 @@ def test_two_workers_share_the_sampling_and_collect_it_in_order(
     assert np.array_equal(one, two)
     one, two = (np.load(found["samples"] / "images.npy").astype(int) for found in artifacts)
     assert np.abs(one - two).mean() < 1  # a grey level: the generators differ by rounding only
+
+
+# All that a GAN's losses can hold: regularisers, whose state both workers share, and distillation summed over the batch.
+DISTILLED = (
+    *("feature_classifier.norm=none", "gan.sync_batch_norm=true", "gan.adam_eps=1e-2", "gan.mode_seeking=0.2", "gan.lecam=0.3"),
+    *("gan.ada_target=-0.9", "gan.ada_images=1000", "kd.reduction=sum", "kd.normalisation=row", "kd.pairing=index"),
+)
+
+
+def test_two_workers_distil_and_regularise_as_one_does(tmp_path: Path) -> None:
+    stages = ("feature_classifier", "teacher", "embeddings", "gan")
+    method = find_method("kd_dlgan")
+    one, two = (train_with(n, tmp_path / str(n), DISTILLED, stages, method) for n in (1, 2))
+    for stage in ("teacher", "gan"):
+        weights, others = (load_file(made[stage] / "model.safetensors") for made in (one, two))
+        for name, value in weights.items():
+            norm = float(value.float().norm())
+            assert float((value - others[name]).float().norm()) <= 2e-3 * max(norm, 1e-3), (stage, name)
 
 
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path: Path) -> None:
