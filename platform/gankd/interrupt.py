@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SAY_WITHIN_S, END_WITHIN_S = 3.0, 7.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -28,6 +28,7 @@ def install() -> None:
     for number in SIGNALS:
         signal.signal(number, _on_signal)
     sys.excepthook = _on_exception  # while a program's modules are imported, nobody catches
+    sys.unraisablehook = _on_unraisable
 
 
 def advise(text: str) -> None:
@@ -56,6 +57,13 @@ def _on_exception(kind: type[BaseException], error: BaseException, trace: Traceb
     if issubclass(kind, KeyboardInterrupt):
         end()
     sys.__excepthook__(kind, error, trace)
+
+
+def _on_unraisable(unraisable: Any) -> None:
+    """A signal can meet code that lets nothing through (a fork, a destructor): Python drops its KeyboardInterrupt, with a page of
+    traceback. The thread that the signal has started ends the process all the same."""
+    if not (_received and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(unraisable)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:

@@ -17,12 +17,12 @@ from gankd.config import build_config, read_preset, with_knobs
 from gankd.context import Context
 from gankd.data import Split
 from gankd.models.biggan_import import import_discriminator, import_generator
+from gankd.paths import file_digest
 from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.stages.gan import GANTraining
 from gankd.stages.gan_batch import Batch
 from gankd.stages.gan_losses import GANLoss, gan_loss
-from gankd.store.artifact import sha256
 from methods.cgan_transfer.config import BnConfig, TrainingConfig
 from methods.cgan_transfer.losses import combination_l1
 from methods.cgan_transfer.moments import load_moments, save_moments
@@ -215,7 +215,7 @@ def test_what_only_looks_at_a_generator_has_no_part_in_it(tmp_path: Path) -> Non
         tree = with_knobs(read_preset(method.presets, "smoke"), few | {"feature_classifier.width": width})
         config, storage = build_config(method.config, tree), tmp_path / str(width)
         run(Job("cgan_transfer", config.model_dump(mode="json"), str(storage), stages=stages, threads=1))
-        made.append({file.parent.name: sha256(file) for file in storage.glob("artifacts/*/model.safetensors")})
+        made.append({file.parent.name: file_digest(file) for file in storage.glob("artifacts/*/model.safetensors")})
     assert len(set(made[0]) & set(made[1])) == 4  # all but the feature classifier have the same key
     one, other = ({digest for key, digest in each.items() if not key.startswith("feature_classifier")} for each in made)
     assert one == other

@@ -82,6 +82,22 @@ def test_while_the_shared_stages_train_and_then_while_the_trials_do(tmp_path: Pa
     check_stop(place, (*LONG[1:], "--name=mine2"), "student: started", signal.SIGTERM, group=True, twice=False)
 
 
+def test_a_signal_that_meets_code_which_lets_nothing_through(tmp_path: Path) -> None:
+    """In a destructor Python drops the KeyboardInterrupt; other errors there are shown as ever."""
+    script = (
+        "import os, signal, time\nfrom gankd import interrupt\ninterrupt.install()\n"
+        "interrupt.SAY_WITHIN_S, interrupt.END_WITHIN_S = 0.2, 0.4\n"
+        "class Deaf:\n    def __init__(self, act): self.act = act\n    def __del__(self): self.act()\n"
+        "Deaf(lambda: 1 / 0)\nDeaf(lambda: os.kill(os.getpid(), signal.SIGINT))\ntime.sleep(600)\n"
+    )
+    place = Workplace(tmp_path)
+    with place.started([sys.executable, "-c", script]) as process:
+        assert process.wait(timeout=30) == 130
+    assert "ZeroDivisionError" in place.output()
+    assert "KeyboardInterrupt" not in place.output()
+    assert place.output().count("interrupted") == 1
+
+
 def test_a_second_signal_changes_nothing_and_who_hangs_is_not_waited_for(tmp_path: Path) -> None:
     """The main thread swallows Ctrl-C and hangs; so does a child that ignores it."""
     script = (

@@ -14,10 +14,10 @@ import pytest
 
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.naming import stage_keys
+from gankd.paths import file_digest
 from gankd.pipeline import Job, run
 from gankd.registry import find_method
 from gankd.store import Store
-from gankd.store.artifact import sha256
 from tests.conftest import ROOT, Workplace, members, until
 
 pytestmark = pytest.mark.timeout(900)  # seconds; half a minute each where nothing else runs
@@ -55,7 +55,7 @@ def checkpoints(place: Workplace, key: str, at_least: int) -> Sequence[Path]:
 def files(artifact: Path) -> dict[str, str]:
     """Path -> digest of what a stage made."""
     made = (file for file in artifact.rglob("*") if file.is_file() and file.name != "manifest.json")
-    return {str(file.relative_to(artifact)): sha256(file) for file in made}
+    return {str(file.relative_to(artifact)): file_digest(file) for file in made}
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from moto.server import ThreadedMotoServer
 
 from gankd.data import DataConfig, load
 from gankd.errors import UserError
+from gankd.paths import file_digest
 from gankd.pipeline import Job, known_metrics, run
 from gankd.store import Artifact, Store
-from gankd.store.artifact import sha256
 from gankd.store.bucket import Bucket
 from gankd.store.inventory import references
 from gankd.store.lease import Lease
@@ -132,7 +132,7 @@ def test_manifest_and_a_second_get_download_no_file(uri: str, tmp_path: Path, mo
     store = Store(uri, tmp_path / "there")
     seen = Downloads(store.storage, monkeypatch)
     hashed = []
-    monkeypatch.setattr("gankd.store.artifact.sha256", lambda path: (hashed.append(path.name), sha256(path))[1])
+    monkeypatch.setattr("gankd.store.artifact.file_digest", lambda path: (hashed.append(path.name), file_digest(path))[1])
     assert store.manifest(KEY) == made.manifest
     assert (seen.bytes, hashed) == (0, [])
     for _ in range(2):
