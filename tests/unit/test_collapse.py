@@ -5,14 +5,13 @@ import torch
 from rich.console import Console
 
 from gankd.metrics.collapse import collapse
-from gankd.metrics.moments import Moments
-from gankd.metrics.suite import Features, spread
+from gankd.metrics.spread import spread
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.tables import generator_table
 
 
-def features(rows: torch.Tensor, labels: torch.Tensor) -> Features:
-    return Features(Moments.of(rows), None, rows, labels)
+def features(rows: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return rows, labels
 
 
 def test_spread_is_that_of_images_of_a_class_over_the_real_ones() -> None:

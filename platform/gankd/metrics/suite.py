@@ -28,6 +28,7 @@ from gankd.metrics.kernel import gaussian_mmd, kernel_distance, mean_squared_dis
 from gankd.metrics.manifold import manifold_metrics
 from gankd.metrics.moments import Moments
 from gankd.metrics.pairs import Pairs
+from gankd.metrics.spread import spread
 
 if TYPE_CHECKING:
     from gankd.context import Context
@@ -238,32 +239,13 @@ def suite(real: Features, fake: Features, cfg: Settings, name: str) -> dict[str,
     if cfg.kmmd_bandwidth:
         found["kmmd_fixed"], _ = gaussian_mmd(rr, ff, rf, cfg.kmmd_bandwidth)
     found |= _manifold(real, fake, rr, ff, rf, cfg.neighbours)
-    if (ratio := spread(real, fake)) is not None:
+    if (ratio := spread((real.rows, real.labels), (fake.rows, fake.labels))) is not None:
         found["spread"] = ratio
     if fake.score:
         found["is"], found["is_std"] = fake.score.mean_and_std()
     if fake.right is not None:
         found["class_accuracy"] = 100 * fake.right / fake.count
     return {f"{metric}_{name}": value for metric, value in found.items()}
-
-
-def spread(real: Features, fake: Features) -> float | None:
-    """Root of the mean squared distance of fakes to their class's mean, over that of the real images: near 0 after a collapse.
-
-    None without two images of a class on either side, or where the real ones do not differ.
-    """
-    of_real, of_fake = _within_classes(real), _within_classes(fake)
-    return math.sqrt(of_fake / of_real) if of_real and of_fake is not None else None
-
-
-def _within_classes(features: Features) -> float | None:
-    """Mean over the kept images of the squared distance to the mean of their class, unbiased; None without two of a class."""
-    scatter, freedom = 0.0, 0
-    for label in features.labels.unique():
-        rows = features.rows[features.labels == label].double()
-        scatter += float((rows - rows.mean(0)).square().sum())
-        freedom += len(rows) - 1
-    return scatter / freedom if freedom else None
 
 
 def _manifold(real: Features, fake: Features, rr: Pairs, ff: Pairs, rf: Pairs, k: int) -> dict[str, float]:
