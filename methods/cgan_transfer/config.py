@@ -12,9 +12,9 @@ from gankd.errors import UserError
 from gankd.stages.sections import (
     FEATURE_CLASSIFIER,
     ClassifierConfig,
-    Distinct,
     GanConfig,
     GanTrainingConfig,
+    Policy,
     QualityConfig,
     check_micro_batches,
 )
@@ -60,9 +60,7 @@ class TrainingConfig(GanTrainingConfig):
     )
     ema_decay: float = knob(0.999, "decay of the generator's moving average; 0 = none, as the authors", origin="ours", ge=0, lt=1)
     ema_start: int = knob(0, "steps before which the average is the live generator", unit="steps", origin="ours", ge=0)
-    diffaugment: Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct] = knob(
-        (), "differentiable augmentation of what D sees", origin=SCRIPT
-    )
+    diffaugment: Policy = knob((), "differentiable augmentation of what D sees", origin=SCRIPT)
     flip: bool = knob(False, "random horizontal flips of real images", origin=SCRIPT)
     sample_grids: int = knob(10, "sample grids of either stage", origin="every 100 steps", ge=0, le=100)
     evaluations: int = knob(10, "evaluations of either stage", origin="every 100 steps", ge=1, le=1000)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gankd.config import MethodConfig, Section, Selection, knob
 from gankd.errors import UserError
-from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Distinct, GanConfig, Precision, QualityConfig
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Distinct, GanConfig, Policy, Precision, QualityConfig
 
 CODE = "KD-DLGAN code"
 KD = "KD-DLGAN"
@@ -17,9 +16,8 @@ CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
 UNSEEN = "this is a {}"  # is not trained with: what a teacher scores with it says whether it reads words or sentences
 
-Policy = Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct]
 Profile = Literal["code_faithful", "paper_literal", "improved"]
-# What each knob of `kd` that is null means. "paper_literal" follows the equations where they were seen, `docs` say where not.
+# What each knob of `kd` that is null means. "paper_literal" follows the equations as far as seen: README.
 PROFILES: dict[str, dict[str, Any]] = {
     "code_faithful": {
         "distance": "l2", "aggregation": 1.0, "pairing": "index",
@@ -149,7 +147,7 @@ class KdConfig(Section):
 def form(kd: KdConfig | Selection, knob: str) -> Any:
     """The value of a knob of `kd`, by the profile where it is null."""
     value = getattr(kd, knob)
-    return PROFILES.get(kd.profile, {}).get(knob) if value is None else value
+    return PROFILES[kd.profile][knob] if value is None else value
 
 
 class KdDlganConfig(MethodConfig):
@@ -162,14 +160,3 @@ class KdDlganConfig(MethodConfig):
     gan: GanConfig = GanConfig(
         batch=50, d_steps=4, steps=125_000, diffaugment=("translation", "cutout"), lecam_start=1000, ema_start=1000
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _positive(cls, tree: Any) -> Any:
-        """A negative weight would push away from the teacher: one sentence that says so."""
-        section = tree.get("kd") if isinstance(tree, Mapping) else None
-        for name in ("agkd", "cgkd", "pd"):
-            value = section.get(name) if isinstance(section, Mapping) else None
-            if isinstance(value, int | float) and value < 0:
-                raise UserError(f"knob 'kd.{name}' cannot be {value}: a weight is 0 (switched off) or more")
-        return tree

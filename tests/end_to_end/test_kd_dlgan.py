@@ -38,8 +38,9 @@ def test_a_sweep(workplace: Workplace) -> None:
 @pytest.mark.parametrize(
     ("knob", "says"),
     [
-        ("kd.agkd=-1", ("'kd.agkd'", "-1", "switched off")),
-        ("kd.cgkd=-0.5", ("'kd.cgkd'", "-0.5", "switched off")),
+        ("kd.agkd=-1", ("'kd.agkd'", "-1", "greater than or equal to 0")),
+        ("kd.cgkd=-0.5", ("'kd.cgkd'", "-0.5", "greater than or equal to 0")),
+        ("kd.pd=-1", ("'kd.pd'", "-1", "greater than or equal to 0")),
         ("kd.aggregation=1.5", ("'kd.aggregation'", "1.5", "less than or equal to 1")),
         ("kd.prompt_list=[one, two, three]", ("kd.prompt_list has 3 prompts", "10 classes")),
         ("kd.prompt_list=[one, one]", ("'kd.prompt_list'", "no entry may stand twice")),

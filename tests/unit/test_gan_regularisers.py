@@ -18,7 +18,7 @@ from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, mode_seek
 from gankd.stages.sections import GanTrainingConfig
 
 ADA = {"ada_target": 0.6, "diffaugment": ("translation", "cutout")}
-ALL = {"mode_seeking": 0.1, "lecam": 0.3, "lecam_start": 0, "transition": (0.1, 0.9), "steps": 4} | ADA
+ALL = {"mode_seeking": 0.1, "lecam": 0.3, "lecam_start": 0, "transition": (0.1, 0.7), "steps": 4} | ADA
 
 
 def test_mode_seeking_is_the_inverse_of_how_far_pairs_are_apart() -> None:
@@ -186,6 +186,7 @@ def test_switched_off_they_change_nothing() -> None:
         ({"mode_seeking": 0.1, "batch": 6, "accumulations": 2}, "micro-batch of 3 is odd"),
         ({"mode_seeking": -0.1}, "greater than or equal to 0"),
         ({"transition": [0.5, 0.2]}, "must begin before it ends"),
+        ({"transition": [0.5, 1.0]}, "leaves no step with the whole condition"),
         ({"ada_target": 0.6, "diffaugment": []}, "diffaugment is empty"),
         ({"lecam": -1}, "greater than or equal to 0"),
         ({"lecam": 0.1, "lecam_start": 99, "steps": 100}, "lecam_start = 99 steps, and there are 100"),

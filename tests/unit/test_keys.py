@@ -1,7 +1,7 @@
 """What an artifact's key depends on, and which stages a sweep shares."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
@@ -78,8 +78,11 @@ def test_the_shared_stages_are_what_no_searched_knob_touches() -> None:
 TABLES = Path(__file__).parents[1] / "fixtures" / "knobs"
 
 
-def another(value: Any) -> Any:
-    """A value of the same type that differs; whether the knob would allow it does not matter for keys."""
+def another(value: Any, annotation: Any) -> Any:
+    """A value that differs: of those that a knob lists another one, else one of the same type, allowed or not."""
+    listed = [choice for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for choice in get_args(part)]
+    if isinstance(value, str) and (others := [choice for choice in listed if choice != value]):
+        return others[0]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -92,9 +95,13 @@ def another(value: Any) -> Any:
 def with_another(config: Any, knob: str) -> Any:
     section, _, name = knob.rpartition(".")
     if not section:
-        return config.model_copy(update={name: another(getattr(config, name))})
+        return config.model_copy(update={name: changed_knob(config, name)})
     inner = getattr(config, section)
-    return config.model_copy(update={section: inner.model_copy(update={name: another(getattr(inner, name))})})
+    return config.model_copy(update={section: inner.model_copy(update={name: changed_knob(inner, name)})})
+
+
+def changed_knob(section: Any, name: str) -> Any:
+    return another(getattr(section, name), type(section).model_fields[name].annotation)
 
 
 def knob_table(method: Method) -> str:

@@ -27,6 +27,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Milestones = Annotated[tuple[Fraction, ...], Field(max_length=100), AfterValidator(_increasing)]
 Distinct = AfterValidator(_distinct)
+Policy = Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct]  # of DiffAugment
 Mean = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -116,7 +117,7 @@ class GanTrainingConfig(Section):
         1000, "steps before which the average is the live generator", unit="steps", origin="BigGAN CIFAR script", ge=0
     )
     orthogonal: float = knob(0.0, "strength of modified orthogonal regularisation", origin="BigGAN scripts", ge=0, lt=1)
-    diffaugment: Annotated[tuple[Literal["color", "translation", "cutout"], ...], Distinct] = knob(
+    diffaugment: Policy = knob(
         ("color", "translation", "cutout"), "differentiable augmentation of what D sees", origin="cGAN-KD CIFAR-100"
     )
     ada_target: float | None = knob(
@@ -182,6 +183,8 @@ class GanTrainingConfig(Section):
     def _transition_in_order(self) -> Self:
         if self.transition and self.transition[0] >= self.transition[1]:
             raise UserError(f"transition = {list(self.transition)} must begin before it ends, e.g. [0.2, 0.5]")
+        if self.transition and self.transition[1] * self.steps > self.steps - 1:
+            raise UserError(f"transition = {list(self.transition)} leaves no step with the whole condition: let it end earlier")
         return self
 
     @model_validator(mode="after")
