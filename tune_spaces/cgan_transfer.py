@@ -21,6 +21,8 @@ def space(config: CganTransferConfig) -> dict[str, Any]:
         "ft.g_lr": tune.loguniform(2e-5, 4e-4),
         # This one is the controls' too, which are trained anew for each value.
         "training.d_steps": tune.choice(sorted({config.training.d_steps, 2, 4})),
+        # As is this one: what it does to the transfer and to fine-tuning differs.
+        "training.mode_seeking": tune.choice(sorted({config.training.mode_seeking, 0.0, 0.05, 0.2})),
         # Where BN ends and FT begins.
         "bn.share": tune.quniform(0.2, 0.8, 0.1),
     }

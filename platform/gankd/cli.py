@@ -86,6 +86,8 @@ def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | No
             raise UserError("tune needs --method; `gankd methods` lists them (or --resume NAME)")
         if flags["space"] is not None:
             flags["space"] = absolute_path(flags["space"], "--space")
+        if flags["table"] is not None and Path(flags["table"]).suffix:
+            flags["table"] = absolute_path(flags["table"], "--table")
         if Path(flags["preset"]).suffix:
             flags["preset"] = absolute_path(flags["preset"], "--preset")
         networks = {} if pretrained is None else _from_pretrained(flags["method"], absolute_path(pretrained, "--pretrained"))
@@ -130,12 +132,15 @@ def methods() -> None:
     """List the methods."""
     from gankd.config import preset_names
     from gankd.registry import find_method, method_names
+    from gankd.sweep.table import table_names
 
     for name in method_names():
         method = find_method(name)
         click.echo(f"{name:16} {method.title}: {method.summary}")
         click.echo(f"{'':16} stages: {' -> '.join(stage.name for stage in method.stages)}")
         click.echo(f"{'':16} presets: {', '.join(preset_names(method.presets))}")
+        if tables := table_names(method):
+            click.echo(f"{'':16} tables: {', '.join(tables)}")
 
 
 @cli.command()

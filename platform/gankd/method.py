@@ -143,6 +143,9 @@ class Method:
         pretrained: "module:function" that turns the file of --pretrained into {knob: value}; empty where there is nothing to
             start from.
         space: module that holds SPACE.
+        tables: folder of the tables of its paper (`gankd.sweep.table`), where it has some.
+        measured: role -> "module:function" that `gankd evaluate` measures such a registered network with, where that is neither
+            a generator nor answers the data's task: called as `function(ctx, network, data, config)`, {metric: value}.
     """
 
     name: str
@@ -161,6 +164,8 @@ class Method:
     registered: Mapping[str, str] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     pretrained: str = ""
+    tables: Path | None = None
+    measured: Mapping[str, str] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,24 @@ def scatter(x: Tensor, y: Tensor, x_name: str, y_name: str) -> Any:
     axes = figure.add_subplot(xlabel=x_name, ylabel=y_name, aspect="equal")
     axes.scatter(x.cpu().numpy(), y.cpu().numpy(), s=8, alpha=0.5)
     axes.axline((float(x.mean()), float(x.mean())), slope=1, color="grey", linewidth=1)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+
+
+def line(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str, *, log_x: bool, title: str) -> Any:
+    """Points (x, y, what it is) joined in their order, those with a NaN left out, as a PIL picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    there = [(x, y, name) for x, y, name in points if x == x and y == y]
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel=x_name, ylabel=y_name, xscale="log" if log_x else "linear")
+    axes.plot([x for x, _, _ in there], [y for _, y, _ in there], marker="x")
+    for x, y, name in there:
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize="small")
+    axes.grid(alpha=0.3)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")

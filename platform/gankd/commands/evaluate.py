@@ -13,7 +13,7 @@ from gankd.commands.network import json_tag, registered_network, tag
 from gankd.config import build_config
 from gankd.data import DataConfig, DataSet, load
 from gankd.errors import StageFailed, UserError
-from gankd.method import Method
+from gankd.method import Method, named
 from gankd.registry import find_method
 from gankd.stages.sections import QualityConfig
 from gankd.store import Store
@@ -59,7 +59,22 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
         return _generator_table(model, find_method(tags["gankd.method"]), data, Store(storage), tags, changes)
     if changes:
         raise UserError(f"{model!r} is no generator; {', '.join(f'--{name}' for name in changes)} is for generators")
+    method, role = find_method(tags["gankd.method"]), model.partition("@")[0].rpartition("-")[2]
+    if role in method.measured:
+        return _measured_by(method.measured[role], network, data, json_tag(tags, "gankd.config", model))
     return _task_metrics(network, data)
+
+
+def _measured_by(function: str, network: Any, data: DataSet, config: Mapping[str, Any]) -> dict[str, float]:
+    """What a method's own function says of its network; what that trains is kept nowhere."""
+    import tempfile
+
+    from gankd.context import Context, choose_device
+
+    with tempfile.TemporaryDirectory() as folder:
+        ctx = Context("evaluate", "evaluate", int(config["seed"]), Path(folder), Store(folder), choose_device())
+        found: dict[str, float] = named(function)(ctx, network.to(ctx.device), data, config)
+    return found | {"test_images": float(len(data.test))}
 
 
 def _data_config(tags: Mapping[str, str], model: str) -> DataConfig:

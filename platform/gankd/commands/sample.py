@@ -8,6 +8,8 @@ from gankd.commands.network import registered_network
 from gankd.errors import UserError
 from gankd.tracking.tracker import Tracker
 
+ROWS = 10  # of a generator that knows no classes
+
 
 def write_samples(model: str, out: Path, per_class: int, seed: int) -> None:
     """Write a picture with a row per class of a registered generator.
@@ -25,8 +27,9 @@ def write_samples(model: str, out: Path, per_class: int, seed: int) -> None:
     generator, _ = registered_network(Tracker.default_uri(Path.cwd()), model)
     if not is_generator(generator):
         raise UserError(f"{model!r} is not a generator; try a name that ends in -generator")
-    z = generator.latents(generator.classes * per_class, torch.Generator().manual_seed(seed))
-    labels = torch.arange(generator.classes).repeat_interleave(per_class)
+    classes = ROWS if generator.classes is None else generator.classes
+    z = generator.latents(classes * per_class, torch.Generator().manual_seed(seed))
+    labels = torch.arange(classes).repeat_interleave(per_class)  # which one that takes none does not look at
     with torch.no_grad():
         images = torch.cat([generator(*part) for part in zip(z.split(500), labels.split(500))])
     try:

@@ -90,20 +90,24 @@ class Resident:
         return self.take(index, rng, rank, world)
 
     def epoch_batch(
-        self, step: int, n: int, rng: torch.Generator, seed: int, rank: int = 0, world: int = 1
+        self, step: int, n: int, rng: torch.Generator | None, seed: int, rank: int = 0, world: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Global batch number `step` of a walk through the images in which every pass shows each image exactly once.
 
         The walk is one random permutation after another, permutation e drawn by (seed, e); a batch takes the next `n`
         images, across the end of a pass where need be. It is a function of `step`, so a resumed run continues it.
-        `rng` augments.
+        `rng` augments; None leaves the images as they are.
         """
+        return self.take(self.walk(step, n, seed), rng, rank, world)
+
+    def walk(self, step: int, n: int, seed: int) -> Tensor:
+        """The indices of `epoch_batch`, int64 (n,), of all workers."""
         parts, position, wanted = [], step * n, n
         while wanted:
             epoch, place = divmod(position, len(self))
             parts.append(self._permutation(seed, epoch)[place : place + wanted])
             position, wanted = position + len(parts[-1]), wanted - len(parts[-1])
-        return self.take(torch.cat(parts), rng, rank, world)
+        return torch.cat(parts)
 
     def steps_for(self, epochs: float, n: int) -> int:
         """Steps of `n` images after which `epochs` passes are complete."""

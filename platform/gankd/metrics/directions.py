@@ -23,6 +23,7 @@ DIRECTIONS: dict[str, Direction] = {
     "mmd2_u": "min",
     "precision": "max",
     "recall": "max",
+    "top5": "max",
 }
 PARTS = ("val_", "test_")
 

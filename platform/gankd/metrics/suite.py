@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 KEEP = 10_000
 SPLITS = 10
+UNLABELLED = -1  # in place of a label, of images that belong to no class
 Batches = Iterable[tuple[Tensor, Tensor]]  # images uint8 or in [-1, 1] (B, C, H, W), labels int64 (B,)
 
 
@@ -72,6 +73,11 @@ class Features:
     @property
     def count(self) -> int:
         return self.moments.count
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether the images belong to no class."""
+        return bool((self.labels == UNLABELLED).all())
 
     @cached_property
     def covariance_factor(self) -> Tensor:
@@ -239,7 +245,8 @@ def suite(real: Features, fake: Features, cfg: Settings, name: str) -> dict[str,
     if cfg.kmmd_bandwidth:
         found["kmmd_fixed"], _ = gaussian_mmd(rr, ff, rf, cfg.kmmd_bandwidth)
     found |= _manifold(real, fake, rr, ff, rf, cfg.neighbours)
-    if (ratio := spread((real.rows, real.labels), (fake.rows, fake.labels))) is not None:
+    ratio = None if fake.unlabelled else spread((real.rows, real.labels), (fake.rows, fake.labels))
+    if ratio is not None:
         found["spread"] = ratio
     if fake.score:
         found["is"], found["is_std"] = fake.score.mean_and_std()
@@ -282,6 +289,8 @@ def cautions(real: Features, fake: Features, name: str) -> list[str]:
             said.append(
                 f"fid_{name}: {features.count} {what} images are fewer than 10 for each of {dim} features; KID is less biased"
             )
+    if fake.unlabelled:
+        return said
     fewest = min([*real.class_counts().values(), *fake.class_counts().values()], default=0)
     if fewest < 5 * dim:
         said.append(f"intra_fid_{name}: a class has only {fewest} images, fewer than 5 for each of {dim} features")

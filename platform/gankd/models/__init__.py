@@ -23,10 +23,12 @@ GENERATORS: dict[str, str] = {
     "biggan": "gankd.models.biggan:Generator",
     "biggan_deep": "gankd.models.biggan_deep:Generator",
     "biggan_transfer": "gankd.models.biggan_transfer:TransferGenerator",
+    "stylegan2": "gankd.models.stylegan2:Generator",
 }
 DISCRIMINATORS: dict[str, str] = {
     "biggan_discriminator": "gankd.models.biggan:Discriminator",
     "biggan_deep_discriminator": "gankd.models.biggan_deep:Discriminator",
+    "stylegan2_discriminator": "gankd.models.stylegan2:Discriminator",
 }
 CLASSIFIERS: dict[str, str] = {
     "small_cnn": "gankd.models.small_cnn:SmallCNN",

@@ -98,6 +98,9 @@ class GeneratorBody(Generative):
             h = block(h, condition)
         return torch.tanh(self.output_layer(h).to(z.dtype))
 
+    def teaching_blocks(self) -> list[nn.Module]:
+        return list(self.blocks)
+
 
 class Generator(GeneratorBody):
     """z (N, dim_z) and labels (N,) to images (N, image_channels, S, S) in (-1, 1).
@@ -138,6 +141,12 @@ class Generator(GeneratorBody):
         z, chunks = self.chunks(z)
         return self.render(z, [embedding if chunk is None else torch.cat([embedding, chunk], 1) for chunk in chunks])
 
+    def latent_code(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """z, behind the class's embedding where all layers share one."""
+        if self.shared is None or labels is None:
+            return z
+        return torch.cat([embed_labels(self.shared, labels, self.conditioning), z], 1)
+
 
 class Discriminator(ProjectionDiscriminator):
     """Images (N, image_channels, S, S), labels (N,) to logits (N, 1): linear in the features, plus a class projection.
@@ -169,3 +178,11 @@ class Discriminator(ProjectionDiscriminator):
         self.linear = SNLinear(channels[-1], 1, eps=sn_eps)
         self.embed = SNEmbedding(classes, channels[-1], eps=sn_eps)
         initialise(self, init)
+
+    def block_features(self, images: Tensor) -> list[Tensor]:
+        """Of each block's maps the mean over space, (N, C_i), and the features that the last layer reads."""
+        maps, found = images, []
+        for block in self.blocks:
+            maps = block(maps)
+            found.append(maps.mean((2, 3)))
+        return [*found[:-1], self.features(images)]

@@ -15,7 +15,10 @@ class Generative(nn.Module):
         dim_z: width of its latent.
         classes: how many labels it knows; None for one that takes none, "continuous" for numbers as labels.
 
-    One that teaches by its maps has also `feature_maps(z, labels) -> list of (N, C, H, W)`, from the coarsest on.
+    One that can teach by what it makes on the way to an image has also
+
+    teaching_blocks(): the modules that give its maps (N, C, H, W), from the coarsest on; a tuple's widest member is the map.
+    latent_code(z, labels): what the maps are made from, (N, W).
     """
 
     dim_z: int

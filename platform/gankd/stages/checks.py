@@ -9,7 +9,7 @@ from gankd.config import Section, nearest
 from gankd.data import DataSet
 from gankd.errors import UserError
 from gankd.models import CLASSIFIERS
-from gankd.stages.sections import ClassifierConfig, GanConfig, QualityConfig
+from gankd.stages.sections import ClassifierConfig, GanConfig, GanTrainingConfig, QualityConfig
 
 GAN_SIZES = {"biggan": (8, 16, 32, 64, 128, 256), "biggan_deep": (32, 64, 128, 256)}
 
@@ -109,12 +109,17 @@ def check_gan(name: str, cfg: GanConfig, data: DataSet) -> None:
     maps = [size for size in (8, 16, 32, 64, 128, 256) if size <= data.image_size]
     if wrong := [size for size in cfg.attention if size not in maps]:
         raise UserError(f"knob '{name}.attention' cannot have {wrong[0]}: at {data.image_size} px there are maps of {maps} px")
+    check_ema(name, cfg)
+    check_batch(name, cfg, data)
+
+
+def check_ema(name: str, cfg: GanTrainingConfig) -> None:
+    """The average of the generator begins before training ends."""
     if cfg.ema_start >= cfg.steps:
         raise UserError(
             f"knob '{name}.ema_start' cannot be {cfg.ema_start}: it must be below {name}.steps = {cfg.steps}; "
             f"set --set {name}.ema_start={cfg.steps // 4}, or more steps"
         )
-    check_batch(name, cfg, data)
 
 
 def check_quality(name: str, cfg: QualityConfig, data: DataSet) -> None:

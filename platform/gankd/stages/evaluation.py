@@ -132,7 +132,7 @@ def occasions(steps: int, wanted: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def class_grid(generator: Any, ctx: Context) -> object:
-    """A picture with a row per class (the first ones), the same latents every time."""
-    shown = min(generator.classes, CLASSES_SHOWN)
+    """A picture with a row per class (the first ones), the same latents every time; of ten rows without classes."""
+    shown = min(generator.classes or CLASSES_SHOWN, CLASSES_SHOWN)
     labels = torch.arange(shown, device=ctx.device).repeat_interleave(ROWS)
     return sample_grid(generator.sample(len(labels), labels, ctx.rng(0, "samples")), columns=ROWS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from gankd.models.biggan_blocks import set_conditioning
 from gankd.models.ema import ExponentialMovingAverage
 from gankd.stages.gan_batch import Batch, Seen, Terms, no_terms
 from gankd.stages.gan_losses import add_orthogonal_gradient, gan_loss
-from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, mode_seeking
+from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, gradient_penalty, mode_seeking
 from gankd.stages.sections import GanTrainingConfig
 
 # (n, rng) -> this worker's rows of a global batch of n: images (rows, C, H, W) in [-1, 1], integer labels (rows,).
@@ -89,13 +89,15 @@ class GANTraining(Algorithm):
             network.train()
         self.fade_in_condition(step)
         metrics: dict[str, Tensor] = {}
-        for _ in range(self.cfg.d_steps):
-            metrics = self.update_discriminator(step, rng)
+        for update in range(self.cfg.d_steps):
+            penalised = bool(self.cfg.r1) and (step * self.cfg.d_steps + update) % self.cfg.r1_every == 0
+            metrics |= self.update_discriminator(step, rng, penalised)
         metrics |= self.update_generator(step, rng)
         self.ema.update(step + 1)
         return metrics
 
-    def update_discriminator(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+    def update_discriminator(self, step: int, rng: torch.Generator, penalised: bool = False) -> dict[str, Tensor]:
+        """One update; `penalised`: with R1."""
         parts, metrics = self.discriminator_parts, dict[str, Tensor]()
         self.optimizers["discriminator"].zero_grad(set_to_none=True)
         for _ in range(parts):
@@ -104,14 +106,18 @@ class GANTraining(Algorithm):
             assert batch.real_labels is not None
             with torch.no_grad():
                 fakes = self.generate(batch)
+            batch.reals.requires_grad_(penalised)
             images = self.augment(torch.cat([fakes, batch.reals]), batches=2, rng=rng)
-            features, logits = self.discriminate(images, torch.cat([batch.fake_labels, batch.real_labels]))
             sizes = [len(fakes), len(batch.reals)]
+            features, logits = self.discriminate(images, torch.cat([batch.fake_labels, batch.real_labels]), sizes)
             of_fakes, of_reals = zip(*(values.split(sizes) for values in (images, features, logits)), strict=True)
             seen = Seen(step, batch, fakes, *of_fakes, *of_reals)
             real_term, fake_term = self.loss.discriminator(of_reals[-1], of_fakes[-1], batch.real_weights, batch.fake_weights)
             losses = {"loss_discriminator_real": real_term, "loss_discriminator_fake": fake_term}
             losses |= self.discriminator_regularisers(seen)
+            if penalised:
+                strength = self.cfg.r1 * self.cfg.r1_every
+                losses["loss_r1"] = strength * gradient_penalty(of_reals[-1], batch.reals)
             self.backward(losses | dict(self.discriminator_terms(seen)), parts, metrics)
         self.apply_gradients("discriminator")
         return metrics
@@ -186,10 +192,15 @@ class GANTraining(Algorithm):
         """
         z = self.generator.latents(self.batch, rng)
         copies = 2 if self.cfg.mode_seeking and not reals else 1
-        labels = torch.randint(self.generator.classes, (self.batch // copies,), generator=rng, device=rng.device)
-        labels = labels.repeat_interleave(copies)
+        labels = self.labels(self.batch // copies, rng).repeat_interleave(copies)
         drawn = [z[self.rows], labels[self.rows], *(self.real_batch(self.batch, rng) if reals else ())]
         return Batch(*(self.here(values) for values in drawn))
+
+    def labels(self, n: int, rng: torch.Generator) -> Tensor:
+        """Classes to generate, (n,); zeros for a generator that takes none."""
+        if self.generator.classes is None:
+            return torch.zeros(n, dtype=torch.long, device=rng.device)
+        return torch.randint(self.generator.classes, (n,), generator=rng, device=rng.device)
 
     def here(self, values: Tensor) -> Tensor:
         """On the networks' device, and numbers in their precision."""
@@ -212,9 +223,11 @@ class GANTraining(Algorithm):
             images: Tensor = self.generator(batch.z, batch.fake_labels)
             return images
 
-    def discriminate(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (n, C) and logits (n, 1)."""
+    def discriminate(self, images: Tensor, labels: Tensor, sizes: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Features (n, C) and logits (n, 1). A discriminator that compares the images of a batch sees parts of `sizes` apart."""
         images = images.contiguous(memory_format=self.memory_format)
+        apart = sizes and getattr(self.discriminator, "compares_images", False)
         with autocast(self.device, self.cfg.precision):
-            features = self.discriminator.features(images)
+            parts = [self.discriminator.features(part) for part in (images.split(sizes) if apart else [images])]
+            features = torch.cat(parts) if apart else parts[0]
             return features, self.discriminator.classify(features, labels)

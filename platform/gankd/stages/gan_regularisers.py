@@ -79,3 +79,9 @@ class AdaptiveAugmentation(nn.Module):
         """Per image the augmented one with the present probability; u ~ U[0, 1), (N,)."""
         chosen = u.to(self.probability.device) < self.probability
         return torch.where(chosen[:, None, None, None], augmented, images)
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018): half the mean over images of ||dD/dx||², a scalar. `images` (n, C, H, W) require a gradient."""
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.float().square().sum((1, 2, 3)).mean() / 2

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from gankd.data import DataSet, Split
 from gankd.errors import UserError
 from gankd.metrics.collapse import collapse
 from gankd.metrics.extractors import Extractor, classifier, from_weights
-from gankd.metrics.suite import Features, cautions, intra_fid, measure, real_side, suite
+from gankd.metrics.suite import UNLABELLED, Features, cautions, intra_fid, measure, real_side, suite
 from gankd.stages.classifier import load_network
 from gankd.stages.sections import QualityConfig
 from gankd.stages.task import task_of
@@ -93,7 +94,7 @@ class Renumbered:
     """
 
     def __init__(self, generator: Any, classes: Sequence[int], device: torch.device | str) -> None:
-        self.generator = generator
+        self.generator, self.classes = generator, len(classes)
         self.place = torch.full((max(classes) + 1,), -1, device=device)
         self.place[torch.tensor(classes, device=device)] = torch.arange(len(classes), device=device)
 
@@ -121,10 +122,13 @@ def generated_features(
 ) -> Features:
     """One pass over an image of `generator` (in eval mode) for each of `labels` int64 (N,).
 
+    One that takes no labels makes as many images, which belong to no class: what is measured by class is left out then.
     `stream` names the latents: the same stream, the same latents.
     """
-    batches = generated(ctx, generator, labels, cfg.batch, stream)
-    return measure(extractor, batches, len(labels), keep=cfg.keep, splits=cfg.splits, ctx=ctx)
+    unlabelled = generator.classes is None
+    batches = generated(ctx, generator, torch.full_like(labels, UNLABELLED) if unlabelled else labels, cfg.batch, stream)
+    found = measure(extractor, batches, len(labels), keep=cfg.keep, splits=cfg.splits, ctx=ctx)
+    return replace(found, right=None) if unlabelled else found
 
 
 def sampled_features(

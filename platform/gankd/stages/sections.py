@@ -140,6 +140,10 @@ class GanTrainingConfig(Section):
     lecam: float = knob(0.0, "weight of LeCam's regulariser of D", origin="LeCam CIFAR scripts: 0.3", ge=0, le=100)
     lecam_decay: float = knob(0.9, "decay of LeCam's anchors", origin="LeCam CIFAR scripts", ge=0, lt=1)
     lecam_start: int = knob(1000, "steps before LeCam acts", unit="steps", origin="LeCam CIFAR scripts", ge=0)
+    r1: float = knob(0.0, "gamma of R1, the penalty on D's gradient at real images", origin="Mescheder et al. 2018", ge=0, le=1e4)
+    r1_every: int = knob(
+        16, "discriminator updates of which one has R1, that many times as strong", unit="updates", origin="StyleGAN2", ge=1
+    )
     transition: tuple[Share, Share] | None = knob(
         None,
         "from when to when the condition on the class fades in; null = it is there from the start",
@@ -164,7 +168,8 @@ class GanTrainingConfig(Section):
         """Evaluating changes nothing of a generator that is the last one."""
         evaluating = EVALUATING if self.keep == "last" else frozenset()
         ada = frozenset() if self.ada_target is not None else frozenset({"ada_images"})
-        return frozenset({"sample_grids"}) | evaluating | ada | (frozenset() if self.lecam else LECAM)
+        r1 = frozenset() if self.r1 else frozenset({"r1", "r1_every"})
+        return frozenset({"sample_grids"}) | evaluating | ada | r1 | (frozenset() if self.lecam else LECAM)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Self:

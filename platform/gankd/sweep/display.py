@@ -94,6 +94,9 @@ class Live:
 
     def _on_trial_end(self, event: Event) -> None:
         self.done += 1
+        if self.sweep.table is not None:
+            self.console.print(f"{event['trial']} {event['status']} ({self.done} of {self.trials})")
+            return
         value = event["metrics"].get(self.sweep.space.metric, math.nan)
         better = value > self.best if self.sweep.space.mode == "max" else value < self.best
         self.best = value if better and event["status"] == "finished" else self.best

@@ -26,9 +26,11 @@ from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
 from gankd.sweep.conclusion import Conclusion, draw_conclusion, notes, summary, validation_curves, what_numbers_depend_on
 from gankd.sweep.display import Live
+from gankd.sweep.filling import Filled, fill, record_table
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.registering import register_best
+from gankd.sweep.table import TableSpec
 from gankd.sweep.tables import gain_table, generator_table, score_table, seeds_table, trial_table
 from gankd.tracking.provenance import DataInput
 from gankd.tracking.tracker import Tracker
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from gankd.sweep.jobs import Cluster
 
 
-def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Conclusion:
+def run_experiment(sweep: Sweep, address: str | None, console: Console) -> None:
     """Run the sweep, or what is left of it. Raises UserError when nothing came out of it, KeyboardInterrupt as it comes."""
     from gankd.sweep.remarks import remarks  # imports Ray
 
@@ -59,10 +61,15 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> Concl
             for sentence in remarks(sweep, this_machine=not address):
                 console.print(sentence)
             with Live(console, sweep, EventReader(sweep.records.events)):
-                conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
-            _record_conclusion(sweep, conclusion, tracker, events, console, cluster)
+                if sweep.table is not None:
+                    filled = _fill(sweep, sweep.table, cluster)
+                else:
+                    conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
+            if sweep.table is not None:
+                record_table(sweep, sweep.table, filled, events, console)
+            else:
+                _record_conclusion(sweep, conclusion, tracker, events, console, cluster)
             outcome = "finished"
-            return conclusion
         except (UserError, StageFailed):
             outcome = "failed"
             raise
@@ -136,13 +143,26 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
 def _train(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     # Tune would swallow Ctrl-C and end as if all were well.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    from gankd.sweep.trials import run_shared, run_trials
+    from gankd.sweep.trials import run_trials
+
+    _make_shared(sweep, cluster)
+    return run_trials(sweep, cluster)
+
+
+def _make_shared(sweep: Sweep, cluster: Cluster) -> None:
+    from gankd.sweep.trials import run_shared
 
     try:
         run_shared(sweep, cluster)
     except StageFailed as error:
         raise UserError(f"the sweep cannot start, its shared stages failed: {error}") from None
-    return run_trials(sweep, cluster)
+
+
+def _fill(sweep: Sweep, table: TableSpec, cluster: Cluster) -> list[Filled]:
+    """The rows of a table. Over seeds, what they share is made for each of them, and not for the sweep's own."""
+    if not sweep.request.seeds:
+        _make_shared(sweep, cluster)
+    return fill(sweep, table, cluster)
 
 
 def announce(sweep: Sweep, console: Console) -> None:

@@ -21,7 +21,8 @@ from gankd.store import Store
 from gankd.sweep.extent import different_points
 from gankd.sweep.records import SweepRecords
 from gankd.sweep.request import MOST_TRIALS, SweepRequest, request_of
-from gankd.sweep.space import Space, check_metric, check_search, check_space, largest, load_space
+from gankd.sweep.space import Space, check_metric, check_search, check_space, largest, load_space, space_of_table
+from gankd.sweep.table import TableSpec, load_table, table_file
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,14 @@ class Sweep:
         return build_config(self.method.config, self.tree)
 
     @cached_property
+    def table(self) -> TableSpec | None:
+        """The table that it fills, in place of a search."""
+        return load_table(self.method, self.request.table) if self.request.table else None
+
+    @cached_property
     def space(self) -> Space:
+        if self.table is not None:
+            return space_of_table(self.method, self.table, str(table_file(self.method, self.request.table or "")))
         return load_space(self.method, self.request.space, build_config(self.method.config, self.tree))
 
     @cached_property
@@ -83,7 +91,10 @@ class Sweep:
 
     @cached_property
     def trials(self) -> int:
-        """The number of trials: those asked for, which a grid multiplies as in Ray Tune, or as many as there are points."""
+        """The number of trials: those asked for, which a grid multiplies as in Ray Tune, or as many as there are points; of a
+        table its rows, for each seed."""
+        if self.table is not None:
+            return len(self.table.rows) * max(1, self.request.seeds)
         asked, there = self.request.trials * self.space.cells, different_points(self.space, self.tree)
         return asked if there is None else min(asked, there)
 
@@ -128,7 +139,8 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     config = sweep.config
     Store(storage)
     sweep.records.check_name()
-    others = check_space(sweep.space, method, sweep.tree)
+    rows = [sweep.config_of(row.knobs) for row in sweep.table.rows] if sweep.table else []
+    others = rows or check_space(sweep.space, method, sweep.tree)
     if request.search == "optuna":
         check_search(sweep.space)
     if sweep.trials > MOST_TRIALS:

@@ -38,6 +38,7 @@ class SweepRequest(Section):
     overrides: dict[str, Any] = Field(default_factory=dict)
     made_from: dict[str, str] = Field(default_factory=dict)  # what it was asked for with -> digest: data, preset, space, files
     space: str | None = Field(None, description="Python file that defines SPACE.  [default: the method's own space]")
+    table: str | None = Field(None, description="Fill a table of the paper instead of a search: by name, or a YAML file.")
     trials: int = Field(8, ge=1, le=MOST_TRIALS, description="Number of trials; the first is the preset itself.")
     seeds: int = Field(
         0, ge=0, le=1000, description="Repeat the chosen trial, its control and the preset's over so many further seeds."

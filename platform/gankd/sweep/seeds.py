@@ -49,7 +49,7 @@ def repeat(sweep: Sweep, gain: Gain, tuned: TunedGain, cluster: Cluster) -> list
         [_job(sweep, gain, what, knobs, side, repetition) for what, pair in sides.items() for side, knobs in enumerate(pair)]
         for repetition in repetitions
     ]
-    outcomes = _tracked(sweep, chains, cluster)
+    outcomes = tracked(sweep, chains, cluster)
     repeated = []
     for place, what in enumerate(sides):
         pairs = {sweep.config.seed + r: tuple(outcomes[r - 1][2 * place : 2 * place + 2]) for r in repetitions}
@@ -57,7 +57,7 @@ def repeat(sweep: Sweep, gain: Gain, tuned: TunedGain, cluster: Cluster) -> list
     return repeated
 
 
-def _tracked(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster) -> list[list[Outcome]]:
+def tracked(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster) -> list[list[Outcome]]:
     """`bring_about`, with a run in the tracker for each job, beside those of the trials."""
     events = EventWriter(sweep.records.events, "seeds")
     for job in (job for chain in chains for job in chain):

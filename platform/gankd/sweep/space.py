@@ -22,6 +22,7 @@ from gankd.errors import UserError
 from gankd.method import Method
 from gankd.metrics.directions import direction
 from gankd.paths import is_file, read_text
+from gankd.sweep.table import TableSpec
 from gankd.text import alternatives, shortened
 
 TRIES = 100  # draws by which a sampler without bounds is checked
@@ -74,6 +75,13 @@ def load_space(method: Method, path: str | None, config: MethodConfig) -> Space:
     known = knobs(method.config)
     samplers = {knob: _as_declared(known[knob].annotation, each) if knob in known else each for knob, each in samplers.items()}
     return Space(samplers, metric, mode, source, digest(ast.dump(ast.parse(text or ""))))
+
+
+def space_of_table(method: Method, table: TableSpec, source: str) -> Space:
+    """What the rows of a table vary, as a space: by it follows what they share."""
+    samplers = {knob: {"grid_search": values} for knob, values in table.values_by_knob().items()}
+    way = direction(method.objective) or method.mode
+    return Space(samplers, method.objective, way, source, digest(table.model_dump(mode="json")))
 
 
 def _as_declared(kind: Any, sampler: Any) -> Any:

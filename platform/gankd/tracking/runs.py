@@ -183,6 +183,14 @@ class Runs:
         self._pictures[run_id].add(ident)
         self.tag(run_id, {"mlflow.loggedImages": True})
 
+    def text(self, run_id: str, name: str, text: str) -> None:
+        """Log a text as a file of the run; the same name again replaces it."""
+        try:
+            self.client.log_text(run_id, text, name)
+        except Exception as error:
+            self.client.get_experiment(self.experiment_id)  # raises when it is the whole server that is away
+            _log.warning("the artifact store of MLflow does not take the text %s: %s", name, error)
+
     def _pictures_of(self, run_id: str) -> set[str]:
         if run_id not in self._pictures:
             paths = [found.path for found in self.client.list_artifacts(run_id, "images")]

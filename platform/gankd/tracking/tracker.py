@@ -223,6 +223,9 @@ class Tracker:
     def _on_image(self, event: Event) -> None:
         self.runs.image(self._target(event), event["name"], event.get("step") or 0, event["time"], event["png"])
 
+    def _on_text(self, event: Event) -> None:
+        self.runs.text(self._target(event), event["name"], event["text"])
+
     def _on_stage_end(self, event: Event) -> None:
         self._end(self._target({"key": event["key"]}), event)
 

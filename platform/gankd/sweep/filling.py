@@ -1,0 +1,178 @@
+"""Filling a table: every row, over seeds, is brought about and measured, on the test part where the table says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gankd.metrics.directions import direction
+from gankd.metrics.paired import Paired, paired
+from gankd.pictures import as_png, line
+from gankd.pipeline import Job
+from gankd.store.events import EventWriter
+from gankd.sweep.jobs import Cluster, Outcome
+from gankd.sweep.plan import Sweep
+from gankd.sweep.seeds import seed_note, tracked
+from gankd.sweep.table import Row, TableSpec
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A row with what was measured.
+
+    Attributes:
+        values: heading -> seed -> value; a seed that failed is missing.
+        difference: its first metric less the reference's, seed by seed, positive where it is better; None without reference.
+        failures: why seeds are missing.
+    """
+
+    row: Row
+    values: Mapping[str, Mapping[int, float]]
+    difference: Paired | None = None
+    failures: tuple[str, ...] = ()
+
+    def mean(self, heading: str) -> float:
+        """Over seeds; NaN for none."""
+        values = self.values[heading].values()
+        return fmean(values) if values else math.nan
+
+
+def fill(sweep: Sweep, spec: TableSpec, cluster: Cluster) -> list[Filled]:
+    """All rows, for the sweep's own seed or, when several are asked for, for those after it, which chose nothing.
+
+    The rows of a seed run one after the other and find in the store what they share.
+    """
+    seeds = sweep.request.seeds
+    repetitions = range(1, seeds + 1) if seeds else range(1)
+    jobs = [[_job(sweep, spec, number, repetition) for number in range(len(spec.rows))] for repetition in repetitions]
+    if seeds:
+        outcomes = tracked(sweep, jobs, cluster)
+    else:  # what the rows share has been made
+        outcomes = [[outcome for (outcome,) in tracked(sweep, [[job] for job in jobs[0]], cluster)]]
+    first = sweep.config.seed
+    filled = [
+        _filled(spec, row, {first + repetition: outcomes[place][number] for place, repetition in enumerate(repetitions)})
+        for number, row in enumerate(spec.rows)
+    ]
+    return _compared(spec, filled)
+
+
+def _job(sweep: Sweep, spec: TableSpec, number: int, repetition: int) -> Job:
+    row = spec.rows[number]
+    job = sweep.job(row.knobs, f"seed{sweep.config.seed + repetition}-row{number + 1}", spec.stages_of(row))
+    return replace(job, repetition=repetition)
+
+
+def _filled(spec: TableSpec, row: Row, outcomes: Mapping[int, Outcome]) -> Filled:
+    metrics = spec.metrics_of(row)
+    values = {
+        heading: {seed: outcome.metrics[metric] for seed, outcome in outcomes.items() if metric in outcome.metrics}
+        for heading, metric in metrics.items()
+    }
+    return Filled(row, values, None, tuple(f"seed {seed}: {o.failure}" for seed, o in outcomes.items() if o.failure))
+
+
+def _compared(spec: TableSpec, filled: list[Filled]) -> list[Filled]:
+    """The rows with their differences to the reference, in the first metric."""
+    if spec.reference is None:
+        return filled
+    heading, metric = next(iter(spec.metrics.items()))
+    sign = -1 if direction(metric) == "min" else 1
+    theirs = next(each for each in filled if each.row.labels == spec.reference).values[heading]
+
+    def compared(each: Filled) -> Filled:
+        ours = each.values[heading]
+        differences = [sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs]
+        return replace(each, difference=paired(differences)) if differences and each.row.labels != spec.reference else each
+
+    return [compared(each) for each in filled]
+
+
+def headings(spec: TableSpec) -> list[str]:
+    """Of the whole table, in order."""
+    paper = dict.fromkeys(heading for row in spec.rows for heading in row.paper)
+    compared = [] if spec.reference is None else [f"over {' / '.join(spec.reference)}, 95 % interval", ""]
+    return [*spec.columns, *spec.metrics, *compared, *(f"paper: {heading}" for heading in paper)]
+
+
+def cells(spec: TableSpec, each: Filled) -> list[str]:
+    """A row's texts, one for each heading."""
+    paper = dict.fromkeys(heading for row in spec.rows for heading in row.paper)
+    values = [mean_and_deviation(list(each.values[heading].values())) for heading in spec.metrics]
+    compared = [] if spec.reference is None else _difference(each)
+    return [*each.row.labels, *values, *compared, *(_paper(each.row.paper.get(heading)) for heading in paper)]
+
+
+def _difference(each: Filled) -> list[str]:
+    p, failed = each.difference, "; ".join(each.failures)
+    if p is None or p.count < 2:
+        return ["" if p is None else f"{p.mean:+.2f}", failed]
+    verdict = ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"
+    return [f"{p.mean:+.2f} [{p.low:+.2f}, {p.high:+.2f}]", "; ".join(filter(None, (verdict, failed)))]
+
+
+def mean_and_deviation(values: list[float]) -> str:
+    """Over seeds; empty for none."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else ""
+    return f"{fmean(values):.2f} ± {stdev(values):.2f}"
+
+
+def _paper(value: float | str | None) -> str:
+    return "" if value is None else value if isinstance(value, str) else f"{value:.2f}"
+
+
+def shown(sweep: Sweep, spec: TableSpec, filled: list[Filled]) -> Table:
+    """The table as the terminal shows it."""
+    note = seed_note(sweep) if sweep.request.seeds else f"seed {sweep.config.seed}"
+    table = Table(title=f"{spec.title}; {sweep.dataset}, {note}", title_justify="left")
+    for place, heading in enumerate(headings(spec)):
+        table.add_column(heading, justify="left" if place < len(spec.columns) or not heading else "right", overflow="fold")
+    for each in filled:
+        table.add_row(*cells(spec, each))
+    return table
+
+
+def markdown(sweep: Sweep, spec: TableSpec, filled: list[Filled]) -> str:
+    """The table as text for a page."""
+    rows = [headings(spec), ["---"] * len(headings(spec)), *(cells(spec, each) for each in filled)]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    note = seed_note(sweep) if sweep.request.seeds else f"seed {sweep.config.seed}"
+    return f"# {spec.title}\n\n{sweep.dataset}; {note}.\n\n{lines}\n"
+
+
+def record_table(sweep: Sweep, spec: TableSpec, filled: list[Filled], events: EventWriter, console: Console) -> None:
+    """Show the table, keep it with the sweep's run, and write its picture where it has one."""
+    values = {
+        f"table/{each.row.name}/{heading}": each.mean(heading)
+        for each in filled
+        for heading in spec.metrics
+        if each.values[heading]
+    }
+    events.emit("metrics", step=0, values=values)
+    events.emit("text", name=f"tables/{Path(sweep.request.table or '').stem}.md", text=markdown(sweep, spec, filled))
+    console.print(shown(sweep, spec, filled))
+    for each in filled:
+        for failure in each.failures:
+            console.print(f"{each.row.name}: {failure}", markup=False)
+    if spec.plot:
+        picture, out = plotted(spec, filled), Path(f"{sweep.name}.png")
+        picture.save(out)
+        events.emit("image", name="table", step=0, png=as_png(picture))
+        console.print(f"wrote {out}", markup=False)
+    events.flush()
+
+
+def plotted(spec: TableSpec, filled: list[Filled]) -> Any:
+    """Two columns of the table against each other, a point a row, as a PIL picture."""
+    assert spec.plot is not None
+    x, y = spec.plot.x, spec.plot.y
+    points = [(each.mean(x), each.mean(y), each.row.name) for each in filled]
+    return line(points, x, y, log_x=spec.plot.log_x, title=spec.title)
