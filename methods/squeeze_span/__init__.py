@@ -53,8 +53,8 @@ METHOD = Method(
             shares=("batch",),
             metrics=("parameters", "step"),
         ),
-        quality("quality", of="gan"),
-        tested_generator("gan"),
+        quality("quality", of="gan", by_class=False),
+        tested_generator("gan", by_class=False),
         Stage(
             "pool",
             f"{STAGES}:draw_pool",

@@ -41,6 +41,8 @@ def check_generator(name: str, cfg: GeneratorConfig, data: DataSet) -> None:
         raise UserError(
             f"stylegan2 makes images of 8, 16, ... px, and data set {data.name!r} has {data.image_size} px; set data.image_size"
         )
+    if cfg.network == "stylegan2" and cfg.transition:
+        raise UserError(f"knob '{name}.transition' fades in the condition on a class, which stylegan2 has not: leave it out")
     checks.check_ema(name, cfg)
     checks.check_batch(name, cfg, data)
 
@@ -78,10 +80,6 @@ def check_encoder(name: str, cfg: EncoderConfig, data: DataSet) -> None:
 
 
 def check_linear(name: str, cfg: LinearConfig, data: DataSet) -> None:
-    """There are classes, more than one, and enough images."""
+    """There are classes, and enough images."""
     checks.check_classes(name, cfg, data)
-    if (data.classes or 0) < 2:
-        raise UserError(
-            f"stage {name!r} tells classes apart, and data set {data.name!r} has {data.classes}: two are needed at least"
-        )
     checks.check_batch(name, cfg, data)

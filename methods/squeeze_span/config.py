@@ -92,6 +92,14 @@ class PoolConfig(Section):
     batch: int = knob(256, "images generated at a time", unit="images", origin="ours", ge=1, le=100_000)
 
 
+# What one learner alone looks at.
+LOOKED_AT = {
+    "squeeze": {"teacher", "squeeze_depth", "squeeze_width", "regularise_teacher", "standardise", "forward"},
+    "simsiam": {"simsiam_layers", "predictor_width", "fixed_predictor_lr"},
+    "encode": {"latent_weight"},
+}
+
+
 class EncoderConfig(Section):
     """The encoder, what it learns from, and how."""
 
@@ -178,8 +186,18 @@ class EncoderConfig(Section):
         return form(self, "learner") not in ("discriminator", "discriminator_multi", "random")
 
     def inert(self) -> frozenset[str]:
-        """The recipe, of which the key has what it means; what the learner does not look at; how it is watched."""
-        return frozenset({"evaluations", "neighbours", "temperature"})
+        """How it is watched; what other learners look at; and the generator, where no image of it is seen."""
+        learner, inert = form(self, "learner"), {"evaluations", "neighbours", "temperature"}
+        for of, knobs in LOOKED_AT.items():
+            inert |= set() if learner == of else knobs
+        if not self.trains:
+            inert |= set(type(self).model_fields) - {"recipe", "learner", "network", "width", "normalisation"}
+        if not self.generated:
+            inert |= {"augmentation", "augment_generated", "fresh", "renew", "forward", "pool"}
+            inert |= set() if learner.startswith("discriminator") else {"gan"}
+        elif self.fresh and not self.standardise:
+            inert |= {"pool"}
+        return frozenset(inert)
 
     @model_validator(mode="after")
     def _enough_of_each(self) -> Self:

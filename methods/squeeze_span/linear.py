@@ -43,11 +43,11 @@ class Lars(torch.optim.SGD):
 class Heads(nn.Module):
     """A linear classifier for each learning rate: features (N, d) -> logits (rates, N, classes). Weights ~ N(0, 0.01²)."""
 
-    def __init__(self, rates: int, width: int, classes: int) -> None:
+    def __init__(self, rates: int, width: int, classes: int, rng: torch.Generator) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(width, classes) for _ in range(rates))
         for head in self.heads:
-            nn.init.normal_(head.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.normal_(head.weight, std=0.01, generator=rng)  # type: ignore[arg-type]
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
@@ -68,7 +68,9 @@ class LinearTraining(Algorithm):
         wanted: list[Operation] = [ResizedCrop((cfg.crop_area, 1))] if cfg.crop_area < 1 else []
         self.view = [*wanted, Flip()] if cfg.flip else wanted
         self.steps_an_epoch = self.real.steps_for(1, cfg.batch)
-        self.heads = Heads(len(cfg.lrs), self.held_out[0].shape[1], data.classes or 0).to(ctx.device)
+        # From a generator of their own: the same whatever was built, or loaded, before.
+        drawn = ctx.rng(0, "heads", device="cpu")
+        self.heads = Heads(len(cfg.lrs), self.held_out[0].shape[1], data.classes or 0, drawn).to(ctx.device)
         groups = [{"params": list(head.parameters()), "base": rate} for head, rate in zip(self.heads.heads, cfg.lrs, strict=True)]
         kind: Any = Lars if cfg.optimiser == "lars" else torch.optim.SGD
         optimizer = kind(groups, lr=0.0, momentum=cfg.momentum, weight_decay=cfg.weight_decay)

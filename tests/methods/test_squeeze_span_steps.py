@@ -27,9 +27,8 @@ def squeeze_of(state: dict[str, Tensor]) -> SqueezeModule:
 
 def sgd(arrays: dict[str, Tensor], *modules: nn.Module) -> torch.optim.SGD:
     parameters = [p for module in modules for p in module.parameters()]
-    momentum, decay = (
-        float(arrays.get(name, torch.tensor(value))) for name, value in (("momentum", 0.9), ("weight_decay", 5e-4))
-    )
+    defaults = {"momentum": 0.9, "weight_decay": 5e-4}
+    momentum, decay = (float(arrays.get(name, torch.tensor(value))) for name, value in defaults.items())
     return torch.optim.SGD(parameters, float(arrays["lr"]), momentum=momentum, weight_decay=decay)
 
 

@@ -202,7 +202,7 @@ def test_precision(architecture: str) -> None:
     (g(z).sum() + d(images).sum()).backward()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["skip", "resnet"])
 def test_exported_it_makes_the_same_images(architecture: str) -> None:
     network = generator(architecture=architecture, image_size=8).eval()
     batch = torch.export.Dim("batch", min=1)

@@ -61,19 +61,20 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
         raise UserError(f"{model!r} is no generator; {', '.join(f'--{name}' for name in changes)} is for generators")
     method, role = find_method(tags["gankd.method"]), model.partition("@")[0].rpartition("-")[2]
     if role in method.measured:
-        return _measured_by(method.measured[role], network, data, json_tag(tags, "gankd.config", model))
+        return _measured_by(method, role, network, data, json_tag(tags, "gankd.config", model))
     return _task_metrics(network, data)
 
 
-def _measured_by(function: str, network: Any, data: DataSet, config: Mapping[str, Any]) -> dict[str, float]:
-    """What a method's own function says of its network; what that trains is kept nowhere."""
+def _measured_by(method: Method, role: str, network: Any, data: DataSet, config: Mapping[str, Any]) -> dict[str, float]:
+    """What a method's own function says of its network. What that trains is kept nowhere; it draws as in the sweep."""
     import tempfile
 
     from gankd.context import Context, choose_device
 
     with tempfile.TemporaryDirectory() as folder:
-        ctx = Context("evaluate", "evaluate", int(config["seed"]), Path(folder), Store(folder), choose_device())
-        found: dict[str, float] = named(function)(ctx, network.to(ctx.device), data, config)
+        stage = method.registered[role].partition("/")[0]
+        ctx = Context(stage, "evaluate", int(config["seed"]), Path(folder), Store(folder), choose_device())
+        found: dict[str, float] = named(method.measured[role])(ctx, network.to(ctx.device), data, config)
     return found | {"test_images": float(len(data.test))}
 
 

@@ -17,6 +17,14 @@ GENERATED_METRICS = tuple(
 )
 
 
+# What is not measured of a generator that takes no labels.
+BY_CLASS = frozenset({"class_accuracy", "intra_fid", "intra_fid_max", "spread"})
+
+
+def without_classes(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in metrics if name.removeprefix("test_").removesuffix("_{extractor}") not in BY_CLASS)
+
+
 def classifier(name: str, *, per_seed: bool = True) -> Stage:
     """Trains a network that tells the labels of real images."""
     return Stage(
@@ -48,26 +56,28 @@ def real_statistics(run: str = f"{QUALITY}:measure_real", sections: tuple[str, .
     )
 
 
-def quality(name: str, of: str, run: str = f"{QUALITY}:score_generator") -> Stage:
-    """Measures the images of the stage `of` beside validation images."""
+def quality(name: str, of: str, run: str = f"{QUALITY}:score_generator", *, by_class: bool = True) -> Stage:
+    """Measures the images of the stage `of` beside validation images; not by class where they belong to none."""
+    generated = GENERATED_METRICS if by_class else without_classes(GENERATED_METRICS)
     return Stage(
         name,
         run,
         inputs=(*MEASURES, of),
         section="quality",
         check=f"{CHECKS}:check_quality",
-        metrics=(*GENERATED_METRICS, "kmmd_fixed_{extractor}?kmmd_bandwidth", "feature_classifier_accuracy"),
+        metrics=(*generated, "kmmd_fixed_{extractor}?kmmd_bandwidth", "feature_classifier_accuracy"),
         version=2,
     )
 
 
-def tested_generator(generator: str) -> Stage:
+def tested_generator(generator: str, *, by_class: bool = True) -> Stage:
     """Measures a generator beside the test part."""
+    metrics = tuple(f"test_{name}_{{extractor}}" for name in ("fid", "intra_fid", "kid"))
     return Stage(
         f"test_{generator}",
         f"{QUALITY}:test_generator",
         inputs=("feature_classifier", generator),
         section="quality",
         test=True,
-        metrics=tuple(f"test_{name}_{{extractor}}" for name in ("fid", "intra_fid", "kid")),
+        metrics=metrics if by_class else without_classes(metrics),
     )

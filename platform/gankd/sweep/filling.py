@@ -98,7 +98,7 @@ def _compared(spec: TableSpec, filled: list[Filled]) -> list[Filled]:
 def headings(spec: TableSpec) -> list[str]:
     """Of the whole table, in order."""
     paper = dict.fromkeys(heading for row in spec.rows for heading in row.paper)
-    compared = [] if spec.reference is None else [f"over {' / '.join(spec.reference)}, 95 % interval", ""]
+    compared = [] if spec.reference is None else ["difference, 95 % interval", ""]
     return [*spec.columns, *spec.metrics, *compared, *(f"paper: {heading}" for heading in paper)]
 
 
@@ -106,7 +106,7 @@ def cells(spec: TableSpec, each: Filled) -> list[str]:
     """A row's texts, one for each heading."""
     paper = dict.fromkeys(heading for row in spec.rows for heading in row.paper)
     values = [mean_and_deviation(list(each.values[heading].values())) for heading in spec.metrics]
-    compared = [] if spec.reference is None else _difference(each)
+    compared = [] if spec.reference is None else ["the reference", ""] if each.row.labels == spec.reference else _difference(each)
     return [*each.row.labels, *values, *compared, *(_paper(each.row.paper.get(heading)) for heading in paper)]
 
 

@@ -1,0 +1,111 @@
+"""Squeeze & Span by the real `tune.py`: a sweep, a table from the same store, a registered encoder, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Workplace
+from tests.end_to_end.conftest import Refused
+
+SWEEP = ("--method", "squeeze_span", "--preset", "smoke")
+TABLE = """
+title: two learners
+columns: [method]
+metrics: {top-1: test_linear/test_accuracy, FID: quality/fid_classifier}
+reference: [VICReg]
+plot: {x: FID, y: top-1}
+rows:
+  - {labels: [VICReg], knobs: {encoder.recipe: vicreg_real}, paper: {CIFAR-10: 89.2}}
+  - {labels: [squeeze and span], knobs: {encoder.recipe: squeeze_span}, paper: {CIFAR-10: 92.54}}
+"""
+
+
+def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
+    made = ("feature_classifier", "real_statistics", "gan", "pool", "quality", "encoder", "control", "linear_control")
+    workplace.make("squeeze_span", made, {})
+    done = workplace.tune(*SWEEP, "--trials", "1", "--scheduler", "fifo", "--name", "first")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gain: linear over linear_control" in done.stdout
+    assert "registered digits-encoder version 1 (champion; linear/val_accuracy" in done.stdout
+    assert "registered digits-generator version 1" in done.stdout
+    assert {e["stage"] for e in workplace.events("first", "stage_end")} == {
+        "linear",
+        "test_gan",
+        "test_linear",
+        "test_linear_control",
+    }
+
+    (trial,) = workplace.trials("first")
+    said = workplace.gankd("evaluate", "digits-encoder@champion")
+    assert said.returncode == 0, said.stderr
+    found = dict(line.split(": ") for line in said.stdout.splitlines())
+    assert float(found["val_accuracy"]) == pytest.approx(trial["metrics"]["linear/val_accuracy"], abs=0.01)
+    assert {"val_top5", "val_neighbours", "test_accuracy", "test_neighbours"} <= found.keys()
+
+    (workplace.folder / "two.yaml").write_text(TABLE)
+    done = workplace.tune(*SWEEP, "--table", "two.yaml", "--name", "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == ["VICReg", "squeeze and span"]
+    assert [row[-1] for row in rows] == ["89.20", "92.54"]
+    assert float(rows[1][1]) == pytest.approx(float(rows[0][1]) + float(rows[1][3]), abs=0.02)
+    assert {e["stage"] for e in workplace.events("two", "stage_end")} == {"encoder", "linear", "test_linear"}  # of VICReg alone
+    assert (workplace.folder / "two.png").stat().st_size > 1000
+    (page,) = workplace.folder.rglob("tables/two.md")
+    assert "| squeeze and span |" in page.read_text()
+    again = workplace.tune("--resume", "two")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "squeeze and span" in again.stdout
+    assert len(workplace.events("two", "stage_end")) == 3
+
+
+@pytest.mark.parametrize(
+    ("knob", "says"),
+    [
+        ("encoder.alpha=1.5", ("'encoder.alpha'", "1.5", "less than or equal to 1")),
+        ("encoder.alpha=-0.1", ("'encoder.alpha'", "-0.1", "greater than or equal to 0")),
+        ("encoder.alpha=0", ("'squeeze_span'", "alpha = 0", "vicreg_real")),
+        ("encoder.alpha=0.05", ("alpha = 0.05", "a single image of a kind")),
+        ("encoder.recipe=squeze", ("'encoder.recipe'", "'squeze'", "'squeeze'")),
+        ("encoder.network=resnet18_cifra", ("'encoder.network'", "did you mean 'resnet18_cifar'")),
+        ("encoder.network=resnet20", ("'encoder.width'", "small_cnn", "resnet20")),
+        ("encoder.normalisation=[[0.5, 0.5], [0.5, 0.5]]", ("'encoder.normalisation'", "1 means")),
+        ("encoder.batch=101", ("encoder.batch = 101", "100 training images")),
+        ("encoder.distillation=-1", ("'encoder.distillation'", "-1")),
+        ("encoder.renew=2", ("'encoder.renew'", "2", "less than or equal to 1")),
+        ("pool.images=2000000000", ("pool.images = 2,000,000,000", "of memory", "encoder.renew")),
+        ("linear.lrs=[]", ("'linear.lrs'", "at least 1")),
+        ("linear.lrs=[0]", ("'linear.lrs'", "greater than 0")),
+        ("linear.batch=101", ("linear.batch = 101", "100 training images")),
+        ("gan.r1=-1", ("'gan.r1'", "-1")),
+        ("gan.checkpoint=gone.pkl", ("gone.pkl",)),
+        ("data.image_size=12", ("stylegan2", "12 px", "data.image_size")),
+        ("data.name=digits_angle", ("needs class labels", "digits_angle")),
+    ],
+)
+def test_knobs(refused: Refused, knob: str, says: tuple[str, ...]) -> None:
+    refused("tune", *SWEEP, "--set", knob, names=says)
+
+
+def test_a_pool_that_nobody_renews(refused: Refused) -> None:
+    knobs = ("--set", "encoder.fresh=true", "--set", "encoder.renew=0.1")
+    refused("tune", *SWEEP, *knobs, names=("encoder.fresh", "encoder.renew"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"), [(None, "needs labels"), (np.zeros(120, np.int64), "two classes (or values) at least are needed")]
+)
+def test_labels_that_nothing_can_be_evaluated_by(refused: Refused, tmp_path: Path, labels: np.ndarray | None, says: str) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (120, 1, 8, 8), dtype=np.uint8)
+    arrays = {"images_train": images} | ({} if labels is None else {"labels_train": labels})
+    arrays |= {name.replace("train", "test"): value[:40] for name, value in arrays.items()}
+    np.savez(tmp_path / "mine.npz", **arrays)
+    data = ("--set", "data.name=npz", "--set", f"data.path={tmp_path / 'mine.npz'}", "--set", "data.train_images=null")
+    refused("tune", *SWEEP, *data, names=(says,))
+
+
+def test_a_table_that_is_none(refused: Refused) -> None:
+    refused("tune", *SWEEP, "--table", "table4", names=("'table4'", "did you mean 'table"))

@@ -1,0 +1,151 @@
+"""Tables of a paper: what their files may hold, what rows share, and how they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gankd.config import build_config, read_preset, with_knobs
+from gankd.errors import UserError
+from gankd.method import Method
+from gankd.registry import find_method, method_names
+from gankd.sweep.filling import Filled, _compared, cells, headings, markdown
+from gankd.sweep.jobs import Outcome
+from gankd.sweep.plan import prepare, request_of
+from gankd.sweep.space import space_of_table
+from gankd.sweep.table import Row, TableSpec, load_table, table_names
+
+GOOD = """
+title: what helps
+columns: [what]
+metrics: {error: test_gan/test_fid_classifier}
+reference: [none]
+rows:
+  - {labels: [none], knobs: {gan.steps: 5}}
+  - {labels: [more], knobs: {gan.steps: 9, gan.batch: 8}, paper: {CIFAR-10: 1.5}}
+"""
+
+
+@pytest.fixture
+def method() -> Method:
+    return find_method("squeeze_span")
+
+
+def written(folder: Path, text: str) -> str:
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("title: what helps\n", ""), "title"),
+        (("[what]", "[what, why]"), "'none' has not 2 labels"),
+        (("reference: [none]", "reference: [nothing]"), "['nothing'] is none of the rows"),
+        (("labels: [more]", "labels: [none]"), "two rows have the same labels"),
+        (("test_gan/test_fid_classifier", "test_gna/x"), "did you mean 'test_gan'"),
+        (("test_gan/test_fid_classifier", "fid"), "must be <stage>/<metric>"),
+        (("reference", "referrence"), "referrence"),
+        (("rows:", "plot: {x: error, y: nothing}\nrows:"), "'nothing' is none of the headings"),
+        ((GOOD, "- a list\n"), "must hold title, columns, metrics and rows"),
+        ((GOOD, "{"), "mine.yaml"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_that_is_no_table(method: Method, tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    with pytest.raises(UserError, match=r"(?s).*") as error:
+        load_table(method, written(tmp_path, GOOD.replace(*change)))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_table(method: Method) -> None:
+    with pytest.raises(UserError, match="unknown table 'table9'; did you mean 'table3'"):
+        load_table(method, "table9")
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_the_tables_of_every_method_are_whole_and_their_rows_are_configs(name: str) -> None:
+    method = find_method(name)
+    for table in table_names(method):
+        spec = load_table(method, table)
+        for row in spec.rows:
+            build_config(
+                method.config, with_knobs(read_preset(method.presets, "digits"), row.knobs), source=f"{table}, {row.name}"
+            )
+
+
+def test_what_rows_share_is_what_none_of_them_sets(method: Method, tmp_path: Path) -> None:
+    spec = load_table(method, written(tmp_path, GOOD))
+    assert spec.values_by_knob() == {"gan.steps": [5, 9], "gan.batch": [8]}
+    space = space_of_table(method, spec, "mine.yaml")
+    shared = {stage.name for stage in method.shared(space.samplers)}
+    assert {"feature_classifier", "real_statistics", "control"} <= shared
+    assert not shared & {"gan", "pool", "encoder"}
+    again = space_of_table(method, load_table(method, written(tmp_path, GOOD.replace("9", "7"))), "mine.yaml")
+    assert space.digest != again.digest
+
+
+def test_a_row_that_no_config_takes_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    table = written(tmp_path, GOOD.replace("gan.steps: 9", "gan.steps: -9"))
+    request = request_of({"method": "squeeze_span", "preset": "smoke", "table": table})
+    with pytest.raises(UserError, match=r"'gan.steps' cannot be -9"):
+        prepare(request, str(tmp_path / "runs"), "x")
+    table = written(tmp_path, GOOD.replace("gan.batch: 8", "gan.batch: 800"))
+    with pytest.raises(UserError, match=r"gan.batch = 800"):
+        prepare(request.model_copy(update={"table": table}), str(tmp_path / "runs"), "x")
+
+
+def spec_of(**changes: Any) -> TableSpec:
+    rows = (Row(labels=("none",)), Row(labels=("more",), paper={"CIFAR-10": 1.5}))
+    return TableSpec.model_validate(
+        {"title": "what helps", "columns": ("what",), "metrics": {"error": "test_gan/test_fid"}, "rows": rows} | changes
+    )
+
+
+def test_differences_are_by_seed_and_positive_where_it_is_better() -> None:
+    spec = spec_of(reference=("none",))
+    values = ({1: 3.0, 2: 4.0, 3: 5.0}, {1: 2.0, 2: 3.1, 3: 3.9})
+    filled = _compared(spec, [Filled(row, {"error": each}) for row, each in zip(spec.rows, values, strict=True)])
+    assert filled[0].difference is None
+    difference = filled[1].difference
+    assert difference is not None
+    assert (difference.count, round(difference.mean, 6)) == (3, 1.0)  # FID: less is better
+    assert headings(spec) == ["what", "error", "difference, 95 % interval", "", "paper: CIFAR-10"]
+    assert cells(spec, filled[0]) == ["none", "4.00 ± 1.00", "the reference", "", ""]
+    assert cells(spec, filled[1]) == ["more", "3.00 ± 0.95", "+1.00 [+0.75, +1.25]", "better", "1.50"]
+
+
+def test_a_seed_that_failed_is_told_and_left_out() -> None:
+    from gankd.sweep.filling import _filled
+
+    spec = spec_of(reference=("none",))
+    outcomes = {1: Outcome({"test_gan/test_fid": 3.0}), 2: Outcome(failure="NaN")}
+    filled = _compared(spec, [_filled(spec, row, outcomes) for row in spec.rows])
+    assert filled[1].values == {"error": {1: 3.0}}
+    assert cells(spec, filled[1])[1:4] == ["3.00", "+0.00", "seed 2: NaN"]
+    nothing = [_filled(spec, row, {1: Outcome(failure="NaN")}) for row in spec.rows]
+    assert cells(spec, _compared(spec, nothing)[1])[1:3] == ["", ""]
+
+
+def test_markdown() -> None:
+    spec = spec_of()
+    sweep: Any = SimpleNamespace(request=SimpleNamespace(seeds=0), config=SimpleNamespace(seed=4), dataset="digits")
+    text = markdown(sweep, spec, [Filled(row, {"error": {4: 2.0}}) for row in spec.rows])
+    assert "digits; seed 4." in text
+    assert "| more | 2.00 | 1.50 |" in text.splitlines()
+
+
+def test_a_plot_leaves_rows_without_a_value_out() -> None:
+    from gankd.sweep.filling import plotted
+
+    spec = spec_of(plot={"x": "error", "y": "error", "log_x": True})
+    filled = [Filled(spec.rows[0], {"error": {0: 2.0}}), Filled(spec.rows[1], {"error": {}})]
+    picture = plotted(spec, filled)
+    assert picture.size[0] > 300
+    assert replace(filled[0], values={"error": {0: 2.0, 1: 4.0}}).mean("error") == 3.0
