@@ -259,7 +259,7 @@ def test_iterations_as_released(name: str, tolerance: float) -> None:
     training.lecam.fake.copy_(f["ema_D_fake_0"])
     shown: list[Tensor] = []
     whole = training.discriminate
-    training.discriminate = lambda images, labels: (shown.append(images), whole(images, labels))[1]  # type: ignore
+    training.discriminate = lambda images, *of: (shown.append(images), whole(images, *of))[1]  # type: ignore
     for i in range(2):
         metrics = training.step(c["itr0"] + i, torch.Generator())
         expected = fixture(f"kd_dlgan/{name}", f"metric_{i}")

@@ -45,7 +45,7 @@ def test_a_term_sees_what_the_discriminator_was_shown() -> None:
     one = training(diffaugment=("translation", "cutout"), further={"discriminator_terms": look, "generator_terms": look})
     shown: list[Tensor] = []
     whole = one.discriminate
-    one.discriminate = lambda images, labels: (shown.append(images), whole(images, labels))[1]  # type: ignore
+    one.discriminate = lambda images, *of: (shown.append(images), whole(images, *of))[1]  # type: ignore
     one.step(0, generator_at(0))
     for images, batch in zip(shown, seen, strict=True):
         both = [batch.shown_fakes, *([] if batch.shown_reals is None else [batch.shown_reals])]

@@ -70,8 +70,8 @@ def quality(name: str, of: str, run: str = f"{QUALITY}:score_generator", *, by_c
     )
 
 
-def tested_generator(generator: str, *, by_class: bool = True) -> Stage:
-    """Measures a generator beside the test part."""
+def tested_generator(generator: str, *, by_class: bool = True) -> Stage:  # noqa: PT028 (no test)
+    """Measures a generator beside the test part; not by class where its images belong to none."""
     metrics = tuple(f"test_{name}_{{extractor}}" for name in ("fid", "intra_fid", "kid"))
     return Stage(
         f"test_{generator}",
