@@ -37,6 +37,7 @@ class Normalised(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(bias)) if bias else None
+        self.u0: Tensor
         self.register_buffer("u0", torch.randn(1, weight.shape[0]))
 
     def w(self) -> Tensor:
@@ -83,10 +84,10 @@ class PlainBN(nn.Module):
             setattr(self, name, nn.Embedding(CLASSES, channels) if conditional else nn.Parameter(torch.empty(channels)))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        x = F.batch_norm(x, self.stored_mean, self.stored_var, training=self.training)
+        x = F.batch_norm(x, self.stored_mean, self.stored_var, training=self.training)  # type: ignore[arg-type]
         if self.conditional:
-            return x * (1 + self.gain(y))[:, :, None, None] + self.bias(y)[:, :, None, None]
-        return x * self.gain[:, None, None] + self.bias[:, None, None]
+            return x * (1 + self.gain(y))[:, :, None, None] + self.bias(y)[:, :, None, None]  # type: ignore[operator]
+        return x * self.gain[:, None, None] + self.bias[:, None, None]  # type: ignore[index]
 
 
 class PlainGBlock(nn.Module):
@@ -112,8 +113,8 @@ class PlainGenerator(nn.Module):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         h = self.linear(z).view(len(z), -1, 4, 4)
-        for (block,) in self.blocks:
-            h = block(h, y)
+        for block in self.blocks:
+            h = block[0](h, y)  # type: ignore[index]
         return torch.tanh(self.output_layer(h))
 
 
@@ -128,8 +129,8 @@ class PlainDBlock(nn.Module):
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
         h = F.avg_pool2d(h, 2) if self.down else h
         if self.first:
-            return h + self.conv_sc(F.avg_pool2d(x, 2))
-        return h + (F.avg_pool2d(self.conv_sc(x), 2) if self.down else x)
+            return h + self.conv_sc(F.avg_pool2d(x, 2))  # type: ignore[misc, operator]
+        return h + (F.avg_pool2d(self.conv_sc(x), 2) if self.down else x)  # type: ignore[misc, operator]
 
 
 class PlainDiscriminator(nn.Module):
@@ -140,8 +141,8 @@ class PlainDiscriminator(nn.Module):
         self.linear, self.embed = Linear(channels, 1), Table(CLASSES, channels)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        for (block,) in self.blocks:
-            x = block(x)
+        for block in self.blocks:
+            x = block[0](x)  # type: ignore[index]
         h = F.relu(x).sum((2, 3))
         return self.linear(h) + (self.embed(y) * h).sum(1, keepdim=True)
 

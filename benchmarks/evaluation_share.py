@@ -35,7 +35,7 @@ def main() -> None:
     logged = [event["values"] for event in events if event["kind"] == "metrics"]
     fids = [values["biggan/fid_classifier"] for values in logged if "biggan/fid_classifier" in values]
     (share,) = (values["biggan/evaluation_share"] for values in logged if "biggan/evaluation_share" in values)
-    gan = config.biggan
+    gan = getattr(config, "biggan")  # noqa: B009
     print(f"{gan.steps} steps, {gan.evaluations} evaluations of {gan.evaluation_images} images")
     print(f"FID {fids[-1]:.4g} (best {min(fids):.4g}), feature_classifier {metrics['feature_classifier/val_accuracy']:.1f} %")
     print(f"ratio: {share:.4f}")

@@ -85,7 +85,8 @@ def timed(metric: Callable[[Tensor, Tensor], Any], *sides: Tensor) -> tuple[floa
 
 def main() -> None:
     torch.set_num_threads(1)
-    frechet_distance(*(Moments.of(features(4, 2, seed, 1.0)) for seed in (1, 2)))  # imports
+    one, other = (Moments.of(features(4, 2, seed, 1.0)) for seed in (1, 2))
+    frechet_distance(one, other)  # imports
     count, dim = (int(given) if given else default for given, default in zip([*sys.argv[1:], "", ""], (5000, 2048)))
     real, fake = features(count, dim, 1, 1.0), features(count, dim, 2, 1.1)
     pairs = {

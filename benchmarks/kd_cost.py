@@ -22,13 +22,14 @@ import torch
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.context import Context
 from gankd.data import DataSet, Split
+from gankd.data.augment import Resident
 from gankd.registry import find_method
 from gankd.stages.generator import build_gan, gan_training
 from gankd.store import Store
 from methods.kd_dlgan.config import KdDlganConfig, form
 from methods.kd_dlgan.distillation import KdTraining, Knowledge
 from methods.kd_dlgan.prompts import text_features
-from methods.kd_dlgan.stages import build_teacher, kd_head, with_mirrored
+from methods.kd_dlgan.stages import build_teacher, kd_head, numbered
 
 SIZES = {"digits": (8, 1), "smoke": (8, 1)}  # px, channels; of all others 32 px in colour
 
@@ -58,10 +59,10 @@ def sides(preset: str, sees: str, ctx: Context) -> tuple[Any, KdTraining]:
     )
     head = kd_head(ctx, cfg.gan, cfg.kd, networks[1], teacher.embed_dim)
     joined = {"discriminator": {"kd_head": head}}
-    images = with_mirrored(data.train, False)
-    distilling: Any = gan_training(ctx, cfg.gan, cfg.gan.g_lr, *networks, images, kind=KdTraining, joined=joined)
+    distilling: Any = gan_training(ctx, cfg.gan, cfg.gan.g_lr, *networks, data.train, kind=KdTraining, joined=joined)
+    distilling.real_batch = numbered(Resident(data.train), False, ctx)
     distilling.distil(cfg.kd, teacher, known, head)
-    distilling.draws = torch.Generator()
+    distilling.gates = distilling.orders = torch.Generator()
     return plain, distilling
 
 

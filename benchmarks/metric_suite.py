@@ -37,8 +37,8 @@ def batches(images: Images) -> Iterator[Images]:
 
 
 def one_pass(extractor: Extractor, real: Images, fake: Images) -> dict[str, float]:
-    sides = [measure(extractor, batches(images), len(images[1])) for images in (real, fake)]
-    return suite(*sides, CFG, "x")
+    of_real, of_fake = (measure(extractor, batches(images), len(images[1])) for images in (real, fake))
+    return suite(of_real, of_fake, CFG, "x")
 
 
 def extracted(extractor: Extractor, images: Images) -> tuple[Array, Array]:

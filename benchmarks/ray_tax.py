@@ -56,7 +56,7 @@ def bare(steps: int) -> float:
 def driver(_: dict[str, Any], what: Job) -> None:
     from gankd.sweep.launch import train_on_ray
 
-    train_on_ray(what, Resources(workers=1), report=True)
+    train_on_ray(what, Resources(workers=1), report=("toy/loss", "toy/loss"))
 
 
 def under_ray(steps: int) -> float:

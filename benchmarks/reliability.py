@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -236,7 +237,8 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    rng, table = random.Random(asked.seed), {}
+    rng = random.Random(asked.seed)
+    table: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in asked.what:
             for kind, happened, survived in globals()[name](rng, asked.tries, Path(folder)):

@@ -186,7 +186,11 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    epochs = {"plain": plain, "ours, fp32": partial(ours, precision="fp32"), "ours, bf16": partial(ours, precision="bf16")}
+    epochs: dict[str, Any] = {
+        "plain": plain,
+        "ours, fp32": partial(ours, precision="fp32"),
+        "ours, bf16": partial(ours, precision="bf16"),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in epochs}
     for _ in range(arguments.repeats):  # taking turns, so that a busy moment meets all
         for name, epoch in epochs.items():

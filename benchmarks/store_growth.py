@@ -67,7 +67,8 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"{'artifacts':>9} {'first ls, s':>12} {'ls, s':>16} {'gc -n, s':>16} {'by key, us':>11} {'by recipe, us':>14}")
     with tempfile.TemporaryDirectory(dir=asked.folder) as place, mock.patch("os.fsync"):
-        store, keys, size = Store(place), [], 100
+        store, size = Store(place), 100
+        keys: list[str] = []
         while size <= asked.up_to:
             keys += fill(store, range(len(keys), size))
             Path(place, INDEX).unlink()
