@@ -20,5 +20,6 @@ def space(config: SqueezeSpanConfig) -> dict[str, Any]:
         # And these are the method's own.
         "encoder.alpha": tune.choice([0.25, 0.5, 0.75]),
         "encoder.squeeze_depth": tune.choice([1, 2, 3]),
+        "pool.images": tune.choice(sorted({config.pool.images, -(-config.pool.images // 4)})),
         "encoder.squeeze_width": tune.choice(sorted({encoder.squeeze_width, encoder.squeeze_width // 2})),
     }

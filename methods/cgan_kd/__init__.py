@@ -91,4 +91,5 @@ METHOD = Method(
         "density_ratio": "methods.cgan_kd.networks:DensityRatio",
     },
     space="tune_spaces.cgan_kd",
+    tables=Path(__file__).parent / "tables",
 )

@@ -77,4 +77,5 @@ METHOD = Method(
         "mock_teacher": "methods.kd_dlgan.teachers:MockTeacher",
     },
     space="tune_spaces.kd_dlgan",
+    tables=Path(__file__).parent / "tables",
 )
