@@ -3,7 +3,7 @@
     python -m methods.squeeze_span.umap [--preset digits] [--set KNOB=VALUE] [--images 2000] [--storage runs] [--out umap.png]
 
 Needs `pip install 'gankd[umap]'`. Generator, pool and classifier come from the store, or are made. An image's colour is the
-class that the feature classifier sees in it. Beside each picture stand two numbers that UMAP has no part in: how many of an image's
+class that the feature classifier sees in it. Two numbers beside each picture owe nothing to UMAP: how many of an image's
 ten nearest neighbours have its class, and how many of a held-out half a linear classifier tells, both in percent.
 """
 
