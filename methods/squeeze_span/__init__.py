@@ -14,7 +14,8 @@ STAGES = "methods.squeeze_span.stages"
 CHECKS = "methods.squeeze_span.checks"
 # What the control, which sees real images alone, does not look at.
 OF_GENERATED = frozenset({
-    "recipe", "learner", "teacher", "squeeze_depth", "squeeze_width", "alpha", "augment_generated", "regularise_teacher",
+    "recipe", "learner", "teacher", "squeeze_depth", "squeeze_width", "strength", "alpha", "augment_generated",
+    "regularise_teacher",
     "standardise", "latent_weight", "augmentation", "fresh", "renew", "forward",
     "simsiam_layers", "predictor_width", "fixed_predictor_lr",
 })  # fmt: skip
@@ -67,7 +68,7 @@ METHOD = Method(
             f"{STAGES}:train_encoder",
             inputs=("gan", "pool"),
             check=f"{CHECKS}:check_encoder",
-            shares=("batch",),
+            shares=("generated", "real"),
             metrics=LEARNED,
         ),
         # The control: VICReg on real images alone, as many steps of as large batches.

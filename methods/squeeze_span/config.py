@@ -23,14 +23,16 @@ CODE, PAPER = "Squeeze & Span code", "Squeeze & Span"
 SCRIPT = "Squeeze & Span CIFAR scripts"
 STYLEGAN = "StyleGAN2-ADA, cifar"
 
+STRENGTH = "strength"  # stands for the knob of that name, which differs by data set where VICReg's weights do not
 # Rows of tables 1, 2 and 3. `weights` are lambda, mu and nu; `alpha` is the share of generated images.
 _SQUEEZE: dict[str, Any] = {
     "learner": "squeeze", "teacher": "features", "squeeze_depth": 3,
-    "distillation": 25.0, "variance": 25.0, "covariance": 1.0, "alpha": 1.0, "augment_generated": True,
+    "distillation": STRENGTH, "variance": STRENGTH, "covariance": 1.0, "alpha": 1.0, "augment_generated": True,
 }  # fmt: skip
 _VANILLA = _SQUEEZE | {"squeeze_depth": 0, "distillation": 1.0, "variance": 0.0, "covariance": 0.0}
 _LATENT = {"teacher": "latent"}
-_VICREG, _SIMSIAM, _ENCODE = (_SQUEEZE | {"learner": learner} for learner in ("vicreg", "simsiam", "encode"))
+_SIMSIAM, _ENCODE = (_SQUEEZE | {"learner": learner} for learner in ("simsiam", "encode"))
+_VICREG = _SQUEEZE | {"learner": "vicreg", "distillation": 25.0, "variance": 25.0}
 _ALONE = _SQUEEZE | {"alpha": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "squeeze_span": _SQUEEZE | {"alpha": 0.5},
@@ -76,13 +78,17 @@ class GeneratorConfig(GanTrainingConfig):
     discriminator: Literal["orig", "resnet", "skip"] = knob("orig", "shape of StyleGAN2's discriminator", origin=STYLEGAN)
     mbstd_group: int = knob(32, "images that its minibatch-std compares", unit="images", origin=STYLEGAN, ge=1, le=1024)
     width: int = knob(64, "BigGAN's channel multiplier", unit="channels", origin="BigGAN CIFAR script", ge=1, le=256)
+    shared_dim: int = knob(
+        0, "width of BigGAN's class embedding, which is then part of its latent; 0 = a table per layer",
+        origin="BigGAN CIFAR script", ge=0, le=1024,
+    )  # fmt: skip
 
     def inert(self) -> frozenset[str]:
         """What only the other family of networks looks at, and of a file all training."""
         stylegan = {"dim_w", "mapping_layers", "channel_base", "channel_max", "discriminator", "mbstd_group"}
         if self.checkpoint:
             return frozenset(type(self).model_fields) - {"checkpoint"} | {"feature_classifier"}
-        return super().inert() | ({"width"} if self.network == "stylegan2" else stylegan)
+        return super().inert() | ({"width", "shared_dim"} if self.network == "stylegan2" else stylegan)
 
 
 class PoolConfig(Section):
@@ -92,12 +98,18 @@ class PoolConfig(Section):
     batch: int = knob(256, "images generated at a time", unit="images", origin="ours", ge=1, le=100_000)
 
 
-# What one learner alone looks at.
-LOOKED_AT = {
-    "squeeze": {"teacher", "squeeze_depth", "squeeze_width", "regularise_teacher", "standardise", "forward"},
-    "simsiam": {"simsiam_layers", "predictor_width", "fixed_predictor_lr"},
-    "encode": {"latent_weight"},
+# What a learner reads beside the network.
+_TRAINING = {"epochs", "batch", "lr", "momentum", "weight_decay", "recalibrate", "sync_batch_norm", "precision", "alpha"}
+_VIEWS = {"crop_area", "jitter", "grey", "blur", "flip"}
+_REGULARISED = _TRAINING | _VIEWS | {"head_layers", "dim", "distillation", "variance", "covariance", "strength"}
+READS: dict[str, set[str]] = {
+    "squeeze": _REGULARISED | {"teacher", "squeeze_depth", "squeeze_width", "regularise_teacher", "standardise", "forward"},
+    "vicreg": _REGULARISED,
+    "simsiam": _TRAINING | _VIEWS | {"dim", "simsiam_layers", "predictor_width", "fixed_predictor_lr"},
+    "encode": _TRAINING | {"latent_weight"},
 }
+_OF_NETWORK = {"network", "width", "normalisation"}
+_ALWAYS = {"recipe", "learner", "neighbours", "temperature"}
 
 
 class EncoderConfig(Section):
@@ -112,9 +124,12 @@ class EncoderConfig(Section):
         None, "layers of the squeeze module; 0 = none, the target is the features in a row", unit="layers",
         origin=f"{SCRIPT}: 3", ge=0, le=8,
     )  # fmt: skip
-    distillation: float | None = knob(None, "lambda, the weight of the distance", origin=f"{SCRIPT}: 25, or 10", ge=0, le=1e4)
-    variance: float | None = knob(None, "mu, the weight of the variances", origin=f"{SCRIPT}: 25, or 10", ge=0, le=1e4)
+    distillation: float | None = knob(None, "lambda, the weight of the distance", origin=f"{SCRIPT}: 25", ge=0, le=1e4)
+    variance: float | None = knob(None, "mu, the weight of the variances", origin=f"{SCRIPT}: 25", ge=0, le=1e4)
     covariance: float | None = knob(None, "nu, the weight of the covariances", origin=f"{SCRIPT}: 1", ge=0, le=1e4)
+    strength: float = knob(
+        25.0, "lambda and mu of the recipes that squeeze with regularisers", origin=f"{SCRIPT}: 25, CIFAR-100 10", ge=0, le=1e4
+    )
     alpha: float | None = knob(None, "generated images", unit="share of the batch", origin=f"{PAPER}: 0.5", ge=0, le=1)
     augment_generated: bool | None = knob(None, "augment generated images too", origin=SCRIPT)
 
@@ -176,9 +191,9 @@ class EncoderConfig(Section):
         return self.lr * self.batch / 256
 
     @property
-    def pooled(self) -> bool:
-        """Whether it reads the pool."""
-        return self.generated > 0 and not self.fresh
+    def real(self) -> int:
+        """Real images of a batch, over all workers."""
+        return self.batch - self.generated
 
     @property
     def trains(self) -> bool:
@@ -186,23 +201,27 @@ class EncoderConfig(Section):
         return form(self, "learner") not in ("discriminator", "discriminator_multi", "random")
 
     def inert(self) -> frozenset[str]:
-        """How it is watched; what other learners look at; and the generator, where no image of it is seen."""
-        learner, inert = form(self, "learner"), {"evaluations", "neighbours", "temperature"}
-        for of, knobs in LOOKED_AT.items():
-            inert |= set() if learner == of else knobs
-        if not self.trains:
-            inert |= set(type(self).model_fields) - {"recipe", "learner", "network", "width", "normalisation"}
-        if not self.generated:
-            inert |= {"augmentation", "augment_generated", "fresh", "renew", "forward", "pool"}
-            inert |= set() if learner.startswith("discriminator") else {"gan"}
-        elif self.fresh and not self.standardise:
-            inert |= {"pool"}
-        return frozenset(inert)
+        """What the learner does not look at, and how often it is watched."""
+        learner = form(self, "learner")
+        read = _ALWAYS | READS.get(learner, set()) | (set() if learner.startswith("discriminator") else _OF_NETWORK)
+        if self.trains and self.generated:
+            read |= {"fresh", "renew"} | ({"augmentation", "augment_generated"} if learner != "encode" else set())
+        if learner == "squeeze" and not form(self, "squeeze_depth"):
+            read -= {"dim", "squeeze_width"}
+        return frozenset(set(type(self).model_fields) - read)
+
+    def unread(self) -> frozenset[str]:
+        """The generator and the pool, where nothing of them is seen."""
+        if form(self, "learner").startswith("discriminator"):
+            return frozenset({"pool"})
+        if not (self.trains and self.generated):
+            return frozenset({"gan", "pool"})
+        return frozenset({"pool"}) if self.fresh and not self.standardise else frozenset()
 
     @model_validator(mode="after")
     def _enough_of_each(self) -> Self:
-        learner, synthetic, real = form(self, "learner"), self.generated, self.batch - self.generated
-        if learner == "squeeze" and not synthetic:
+        learner, synthetic, real = form(self, "learner"), self.generated, self.real
+        if learner in ("squeeze", "encode") and not synthetic:
             raise UserError(
                 f"the recipe {self.recipe!r} learns from generated images, and alpha = {form(self, 'alpha')} leaves none in a "
                 "batch: raise alpha, or take a recipe such as vicreg_real"
@@ -223,7 +242,9 @@ class EncoderConfig(Section):
 def form(encoder: EncoderConfig, knob: str) -> Any:
     """The value of a knob of `encoder`, by the recipe where it is null."""
     value = getattr(encoder, knob)
-    return RECIPES[encoder.recipe][knob] if value is None else value
+    if value is None:
+        value = RECIPES[encoder.recipe][knob]
+    return encoder.strength if value == STRENGTH else value
 
 
 Rates = Annotated[tuple[Annotated[float, Field(gt=0, le=1e4)], ...], Field(min_length=1, max_length=64)]
@@ -246,7 +267,7 @@ class LinearConfig(Section):
     precision: Precision = knob("auto", "bf16 autocast or fp32 of the encoder; auto = bf16 on a GPU", origin="ours")
 
     def inert(self) -> frozenset[str]:
-        return frozenset() if self.augment else frozenset({"crop_area", "flip"})
+        return frozenset() if self.augment else frozenset({"crop_area", "flip", "precision"})
 
 
 class SqueezeSpanConfig(MethodConfig):
@@ -260,3 +281,12 @@ class SqueezeSpanConfig(MethodConfig):
     pool: PoolConfig = PoolConfig()
     encoder: EncoderConfig = EncoderConfig()
     linear: LinearConfig = LinearConfig()
+
+    @model_validator(mode="after")
+    def _latents_to_encode(self) -> Self:
+        if form(self.encoder, "learner") == "encode" and self.gan.network == "biggan" and not self.gan.checkpoint:
+            raise UserError(
+                f"the recipe {self.encoder.recipe!r} rebuilds images from StyleGAN2's w, and gan.network is biggan: set "
+                "gan.network=stylegan2, or take another recipe"
+            )
+        return self

@@ -27,23 +27,21 @@ def rebuilding(images: Tensor, truth: Tensor) -> Tensor:
 
 
 def latent_encoding(
-    encoder: nn.Module, synthesis: Synthesis, latents: Tensor | None, generated: Tensor | None, real: Tensor | None,
-    alpha: float, latent_weight: float,
+    encoder: nn.Module, synthesis: Synthesis, latents: Tensor, generated: Tensor, real: Tensor | None, alpha: float,
+    latent_weight: float,
 ) -> tuple[Terms, Tensor]:  # fmt: skip
     """alpha (weight · MSE(w, E(x)) + rebuilding x) + (1 - alpha) rebuilding real images; and what E told.
 
-    latents: w+ (n, copies, W) of the generated images (n, C, H, W). real: (m, C, H, W). Either may be None.
+    latents: w+ (n, copies, W) of the generated images (n, C, H, W). real: (m, C, H, W), or None.
     The gradient passes through the frozen generator.
     """
-    terms: Terms = {}
-    told = torch.zeros(2, 1)
-    if latents is not None and generated is not None:
-        told = encoder(generated)
-        terms["loss_latent"] = alpha * latent_weight * F.mse_loss(told.float(), latents.flatten(1))
-        terms["loss_generated"] = alpha * rebuilding(synthesis(told.view(latents.shape)).float(), generated)
+    told = encoder(generated)
+    terms = {
+        "loss_latent": alpha * latent_weight * F.mse_loss(told.float(), latents.flatten(1)),
+        "loss_generated": alpha * rebuilding(synthesis(told.view(latents.shape)).float(), generated),
+    }
     if real is not None:
-        told = encoder(real)
-        images = synthesis(told.view(len(real), -1, told.shape[1] if latents is None else latents.shape[2]))
+        images = synthesis(encoder(real).view(len(real), *latents.shape[1:]))
         terms["loss_real"] = (1 - alpha) * rebuilding(images.float(), real)
     return terms, told
 
@@ -54,12 +52,11 @@ class Encoding(Pretraining):
     generator: Any
 
     def losses(self, step: int, rng: torch.Generator) -> tuple[Terms, Tensor]:
-        made = self.generated(self.synthetic, step) if self.generated and self.synthetic else None
-        wplus = None if made is None else made.latent[:, None].expand(-1, self.generator.num_ws, -1)
-        images = None if made is None else made.images
-        noise = self.ctx.rng(step, "noise")
+        assert self.generated is not None
+        made, noise = self.generated(self.synthetic, step), self.ctx.rng(step, f"noise of worker {self.ctx.rank}")
+        wplus = made.latent[:, None].expand(-1, self.generator.num_ws, -1)
         with autocast(self.ctx.device, self.cfg.precision):
             return latent_encoding(
-                self.student, lambda w: self.generator.synthesis(w, noise="random", rng=noise), wplus, images,
+                self.student, lambda w: self.generator.synthesis(w, noise="random", rng=noise), wplus, made.images,
                 self.real_images(step), form(self.cfg, "alpha"), self.cfg.latent_weight,
             )  # fmt: skip

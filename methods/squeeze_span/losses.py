@@ -39,7 +39,8 @@ def covariance_penalty(z: Tensor) -> Tensor:
     """
     n, m = z.shape
     centred = precise(z) - precise(z).mean(0)
-    product = centred.T @ centred if m <= n else centred @ centred.T
+    with torch.autocast(z.device.type, enabled=False):  # which would take the product in bf16 again
+        product = centred.T @ centred if m <= n else centred @ centred.T
     of_diagonal = centred.square().sum(0).square().sum()
     return (product.square().sum() - of_diagonal) / ((n - 1) ** 2 * m)
 

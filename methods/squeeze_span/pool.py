@@ -77,8 +77,10 @@ def numbers(kept: Tensor) -> Tensor:
 
 
 def fill(ctx: Context, teacher: Teacher, count: int, batch: int) -> None:
-    """Draw the pool into files of the stage. With several workers each draws all: what is kept is the first one's."""
+    """Draw the pool into files of the stage; the first worker does, whose files are kept."""
     rows = None
+    if ctx.rank:
+        return
     for number, start in enumerate(range(0, count, batch)):
         made = teacher.generate(min(batch, count - start), ctx.rng(number, "pool"))
         if rows is None:
@@ -108,7 +110,7 @@ class Pool:
         self.ctx, self.widths, self.teacher, self.batch = ctx, list(widths), teacher, batch
         self.steps_an_epoch = steps_an_epoch
         self.count, self.epoch = len(rows.images), 0
-        self.renewed = round(renew * self.count)
+        self.renewed = max(1, round(renew * self.count)) if renew else 0
         size = sum(array.nbytes for array in rows.all())
         if ctx.device.type != "cpu" and size <= LIMIT_BYTES:
             rows = Rows(*(torch.tensor(np.asarray(array), device=ctx.device) for array in rows.all()))

@@ -16,6 +16,7 @@ from gankd.data import DataSet
 from gankd.data.augment import Resident
 from gankd.data.views import Blur, ColourJitter, Flip, Grey, Operation, ResizedCrop, View, apply, draw, rows, viewed
 from gankd.engine import Algorithm, autocast, update
+from gankd.errors import UserError
 from gankd.models.sync_batch_norm import synchronise
 from gankd.stages.schedule import cosine
 from methods.squeeze_span.config import EncoderConfig, form
@@ -97,9 +98,13 @@ class Pretraining(Algorithm):
                 synchronise(module)
         self.real, self.validation = Resident(data.train, ctx.device), Resident(data.val, ctx.device)
         self.view, self.order = view_of(cfg), ctx.seed_for(0, "order")
-        self.synthetic, self.others = cfg.generated, cfg.batch - cfg.generated
-        for part, what in ((self.synthetic, "the generated images of batch"), (self.others, "the real images of batch")):
-            ctx.share(part, what)
+        self.synthetic, self.others = cfg.generated, cfg.real
+        for part, what in ((self.synthetic, "generated"), (self.others, "real")):
+            if ctx.share(part, f"the number of {what} images") == 1:
+                raise UserError(
+                    f"of the {part} {what} images of a batch each of {ctx.world_size} workers has one, which has no variance: "
+                    "raise encoder.batch"
+                )
         self.steps_an_epoch = steps_an_epoch(cfg, data)
         self.weights = Weights(*(form(cfg, name) for name in ("distillation", "variance", "covariance")))
         self.optimizers = {"student": self.sgd()}
@@ -130,6 +135,10 @@ class Pretraining(Algorithm):
         total = torch.stack(list(terms.values())).sum()
         update(self.ctx, total, self.optimizers["student"], *self.modules.values())
         return {name: term.detach() for name, term in terms.items()} | {"spread": spread(z)}
+
+    def clock(self, step: int) -> int:
+        """Epochs, in which trials are compared."""
+        return step // self.steps_an_epoch
 
     def losses(self, step: int, rng: torch.Generator) -> tuple[Terms, Tensor]:
         """The terms of this step's loss, and a z by which a collapse is seen."""

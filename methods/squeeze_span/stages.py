@@ -65,7 +65,8 @@ def build_networks(cfg: GeneratorConfig, data: DataSet) -> tuple[Any, Any]:
     common: dict[str, Any] = {"image_size": data.image_size, "image_channels": data.image_channels}
     if cfg.network == "biggan":
         common |= {"classes": data.classes, "width": cfg.width}
-        return models.build("biggan", dim_z=cfg.dim_z, **common), models.build("biggan_discriminator", **common)
+        generator = models.build("biggan", dim_z=cfg.dim_z, shared_dim=cfg.shared_dim, **common)
+        return generator, models.build("biggan_discriminator", **common)
     common |= {"channel_base": cfg.channel_base, "channel_max": cfg.channel_max}
     generator = models.build(
         "stylegan2", dim_z=cfg.dim_z, dim_w=cfg.dim_w, mapping_layers=cfg.mapping_layers, **common
@@ -82,11 +83,14 @@ def draw_pool(ctx: Context, cfg: PoolConfig, data: DataSet, gan: Artifact) -> di
     return {"images": float(cfg.images), "features": float(sum(teacher.widths))}
 
 
-def train_encoder(ctx: Context, cfg: EncoderConfig, data: DataSet, gan: Artifact, pool: Artifact) -> dict[str, float]:
+def train_encoder(
+    ctx: Context, cfg: EncoderConfig, data: DataSet, gan: Artifact | None = None, pool: Artifact | None = None
+) -> dict[str, float]:
     """The encoder, by its recipe. Makes a saved network: images in [-1, 1] to features."""
     learner = form(cfg, "learner")
     if learner.startswith("discriminator"):
-        return keep_encoder(ctx, discriminator_encoder(data, gan, multi=learner.endswith("multi")))
+        assert gan is not None
+        return as_it_is(ctx, cfg, data, discriminator_encoder(data, gan, multi=learner.endswith("multi")))
     return fit_encoder(ctx, cfg, data, gan, pool)
 
 
@@ -101,7 +105,7 @@ def fit_encoder(
     """Train an encoder by a learner of this package, and save it."""
     backbone = build_encoder(cfg, data)
     if not cfg.trains:
-        return keep_encoder(ctx, backbone)
+        return as_it_is(ctx, cfg, data, backbone)
     teacher, generated = None, None
     if gan is not None and cfg.generated:
         teacher = Teacher(load_network(gan, ctx.device), ctx.device)
@@ -114,6 +118,14 @@ def fit_encoder(
         recalibrate(backbone, Resident(data.train, ctx.device))
         metrics = training.evaluate(training.steps)
     return keep_encoder(ctx, backbone) | metrics
+
+
+def as_it_is(ctx: Context, cfg: EncoderConfig, data: DataSet, encoder: Any) -> dict[str, float]:
+    """Keep an encoder that is not trained, with what its nearest neighbours say."""
+    encoder.to(ctx.device)
+    real, held_out = Resident(data.train, ctx.device), Resident(data.val, ctx.device)
+    found = accuracy_of_neighbours(encoder, real, held_out, data.classes or 0, cfg.neighbours, cfg.temperature)
+    return keep_encoder(ctx, encoder) | {"val_accuracy": found}
 
 
 def build_encoder(cfg: EncoderConfig, data: DataSet) -> Any:
@@ -194,8 +206,8 @@ def recalibrate(encoder: nn.Module, real: Resident) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches
     encoder.train()
-    for images, _ in real.in_order(RECALIBRATION_BATCH):
-        encoder(images)
+    for index in torch.arange(len(real)).tensor_split(-(-len(real) // RECALIBRATION_BATCH)):  # of one size, but for one image
+        encoder(real.take(index)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -32,28 +32,27 @@ class Generated:
 class Teacher:
     """A frozen generator in eval mode, read through hooks at its blocks (`Generative.teaching_blocks`).
 
+    One that takes classes is asked for all of them equally often.
+
     The maps are averaged where they are made, so that they are never kept: one of StyleGAN2 has half a million numbers at 32 px.
 
     Attributes:
         widths: channels of each map, from the coarsest on. latent_width: W.
-        knows_labels: whether it was trained with labels; then they are drawn uniformly.
     """
 
     def __init__(self, generator: Any, device: torch.device | str = "cpu") -> None:
         self.generator: Any = generator.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
-        self._seen: list[Tensor] = []
+        self._seen: list[Tensor] | None = None  # what the hooks collect, while something is generated
         for block in generator.teaching_blocks():
             block.register_forward_hook(self._pool)
         probe = self.generate(2, torch.Generator().manual_seed(0))
         self.widths, self.latent_width = [each.shape[1] for each in probe.features], probe.latent.shape[1]
 
-    @property
-    def knows_labels(self) -> bool:
-        return self.generator.classes is not None
-
     def _pool(self, block: nn.Module, inputs: Any, output: Any) -> None:
         """A StyleGAN2's block gives its map and the image so far: the one with more channels is meant."""
+        if self._seen is None:  # someone else runs the generator, with gradients perhaps
+            return
         maps = max(output, key=lambda each: 0 if each is None else each.shape[1]) if isinstance(output, tuple) else output
         self._seen.append(maps.float().mean((2, 3)))
 
@@ -63,10 +62,12 @@ class Teacher:
         z, labels = self.generator.latents(n, rng).to(self.device), None
         if self.generator.classes is not None:
             labels = torch.randint(self.generator.classes, (n,), generator=rng, device=rng.device).to(self.device)
-        self._seen = []
+        features: list[Tensor] = []
+        self._seen = features
         images = self._images(z, labels, rng)
+        self._seen = None
         latent: Tensor = self.generator.latent_code(z, labels)
-        return Generated(images.float().clamp(-1, 1), self._seen, latent.float())
+        return Generated(images.float().clamp(-1, 1), features, latent.float())
 
     def _images(self, z: Tensor, labels: Tensor | None, rng: torch.Generator) -> Tensor:
         images: Tensor = self.generator(z, labels, noise="random", rng=rng) if labels is None else self.generator(z, labels)

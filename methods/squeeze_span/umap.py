@@ -16,9 +16,10 @@ import click
 import numpy as np
 
 from gankd.config import build_config, parse_overrides, read_preset, with_knobs
-from gankd.errors import UserError
+from gankd.errors import StageFailed, UserError
+from gankd.paths import absolute_path
 
-NEIGHBOURS = 10
+NEIGHBOURS, BATCH = 10, 100
 STAGES = ("feature_classifier", "gan", "pool")
 
 
@@ -75,12 +76,17 @@ def representations(preset: str, knobs: dict[str, Any], storage: str, images: in
     assert gan is not None
     assert pool is not None
     rows = Rows.of(pool)
+    if images > len(rows.images):
+        raise UserError(f"--images {images} is more than the {len(rows.images)} of the pool: ask for less, or --set pool.images")
     pixels = normalise(torch.from_numpy(np.array(rows.images[:images])))
     with torch.no_grad():
         network: Any = load_network(classifier)
-        classes = network(pixels).argmax(1).numpy()
-        discriminator = discriminator_encoder(data, gan, multi=True).eval()(pixels)
+        critic = discriminator_encoder(data, gan, multi=True).eval()
+        classes = torch.cat([network(part).argmax(1) for part in pixels.split(BATCH)]).numpy()
+        discriminator = torch.cat([critic(part) for part in pixels.split(BATCH)])
     kept = [numbers(torch.from_numpy(np.array(each[:images]))) for each in (rows.latents, rows.features)]
+    if len(set(classes.tolist())) < 2:
+        raise UserError("the feature classifier sees one class in all images of the pool, so there is nothing to colour")
     return {"discriminator": discriminator.numpy(), "latent": kept[0].numpy(), "generator": kept[1].numpy()}, classes
 
 
@@ -110,9 +116,10 @@ def main(preset: str, assignments: tuple[str, ...], images: int, storage: str, s
     try:
         check_writable(out)
         embedded(np.random.default_rng(0).normal(size=(20, 3)), seed)  # before any work
-        found, classes = representations(preset, parse_overrides(assignments), str(Path(storage).resolve()), images)
+        root = storage if "://" in storage else absolute_path(storage, "--storage")
+        found, classes = representations(preset, parse_overrides(assignments), root, images)
         picture(found, classes, seed).savefig(out, dpi=110)
-    except UserError as error:
+    except (UserError, StageFailed) as error:
         raise SystemExit(_refused(str(error))) from None
     click.echo(f"wrote {out}")
 

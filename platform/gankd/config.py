@@ -35,6 +35,10 @@ class Section(BaseModel):
         only looks with: its key omits them."""
         return frozenset()
 
+    def unread(self) -> frozenset[str]:
+        """Inputs that, with the present values, the stage does not open: they are not made for it, and not passed."""
+        return frozenset()
+
 
 class Selection:
     """Some knobs of a section, for a stage that reads no other: reading one of those is an error."""
@@ -52,6 +56,10 @@ class Selection:
 
     def model_dump(self, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         return self.section.model_dump(mode=mode, include=set(self.names))
+
+    def unread(self) -> frozenset[str]:
+        """None: that is said by the stage's own section."""
+        return frozenset()
 
     def inert(self) -> frozenset[str]:
         """Of these knobs only: what a part of a section says of inputs does not hold for a stage that reads no more of it."""

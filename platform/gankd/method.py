@@ -95,11 +95,15 @@ class Stage:
         further = {name: identity(section) for name, section in self.further(config).items()}
         return {"config": identity(self.config(config)), "sections": further}
 
+    def opened_inputs(self, config: MethodConfig) -> list[str]:
+        """The inputs that it opens: all but those that its section leaves unread."""
+        return [name for name in self.inputs if name not in self.config(config).unread()]
+
     def keyed_inputs(self, config: MethodConfig) -> list[str]:
-        """The inputs on which its artifact depends: all but those that a section calls inert, which it only looks with."""
+        """The inputs on which its artifact depends: of those that it opens, all but the inert ones, which it only looks with."""
         sections = [self.config(config), *self.further(config).values()]
         inert = {name for section in sections for name in section.inert()}
-        return [name for name in self.inputs if name not in inert]
+        return [name for name in self.opened_inputs(config) if name not in inert]
 
 
 def named(function: str) -> Callable[..., Any]:
@@ -187,6 +191,14 @@ class Method:
             if touched & set(stage.inputs) or any(stage.reads(knob) for knob in knobs):
                 touched.add(stage.name)
         return touched
+
+    def needed(self, stages: Collection[str], config: MethodConfig) -> set[str]:
+        """Names of these stages and of all that they open, directly or through others."""
+        needed = set(stages)
+        for stage in reversed(self.stages):  # inputs come before the stages that open them
+            if stage.name in needed:
+                needed |= set(stage.opened_inputs(config))
+        return needed
 
     def shared(self, knobs: Collection[str]) -> list[Stage]:
         """The shared stages: those that no knob in `knobs` touches."""

@@ -173,7 +173,7 @@ class Pipeline:
 
     def _inputs(self, stage: Stage) -> dict[str, Artifact]:
         """The artifacts that a stage reads, verified on every machine; what is missing or damaged is made first."""
-        return {name: self._artifact(self.method.stage(name)) for name in stage.inputs}
+        return {name: self._artifact(self.method.stage(name)) for name in stage.opened_inputs(self.config)}
 
     def _artifact(self, stage: Stage) -> Artifact:
         key, leader = self.keys[stage.name], self.world.rank == 0

@@ -39,7 +39,7 @@ def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
     }
 
     (trial,) = workplace.trials("first")
-    said = workplace.gankd("evaluate", "digits-encoder@champion")
+    said = workplace.gankd("evaluate", "digits-encoder/1")
     assert said.returncode == 0, said.stderr
     found = dict(line.split(": ") for line in said.stdout.splitlines())
     assert float(found["val_accuracy"]) == pytest.approx(trial["metrics"]["linear/val_accuracy"], abs=0.01)
@@ -68,11 +68,13 @@ def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
         ("encoder.alpha=1.5", ("'encoder.alpha'", "1.5", "less than or equal to 1")),
         ("encoder.alpha=-0.1", ("'encoder.alpha'", "-0.1", "greater than or equal to 0")),
         ("encoder.alpha=0", ("'squeeze_span'", "alpha = 0", "vicreg_real")),
+        ("encoder.recipe=encode_mixed --set encoder.alpha=0", ("'encode_mixed'", "alpha = 0")),
+        ("gan.network=biggan --set encoder.recipe=encode_mixed", ("'encode_mixed'", "gan.network is biggan")),
         ("encoder.alpha=0.05", ("alpha = 0.05", "a single image of a kind")),
         ("encoder.recipe=squeze", ("'encoder.recipe'", "'squeze'", "'squeeze'")),
         ("encoder.network=resnet18_cifra", ("'encoder.network'", "did you mean 'resnet18_cifar'")),
         ("encoder.network=resnet20", ("'encoder.width'", "small_cnn", "resnet20")),
-        ("encoder.normalisation=[[0.5, 0.5], [0.5, 0.5]]", ("'encoder.normalisation'", "1 means")),
+        ("encoder.normalisation=[[0.5,0.5],[0.5,0.5]]", ("'encoder.normalisation'", "1 means")),
         ("encoder.batch=101", ("encoder.batch = 101", "100 training images")),
         ("encoder.distillation=-1", ("'encoder.distillation'", "-1")),
         ("encoder.renew=2", ("'encoder.renew'", "2", "less than or equal to 1")),
@@ -87,7 +89,7 @@ def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
     ],
 )
 def test_knobs(refused: Refused, knob: str, says: tuple[str, ...]) -> None:
-    refused("tune", *SWEEP, "--set", knob, names=says)
+    refused("tune", *SWEEP, "--set", *knob.split(), names=says)
 
 
 def test_a_pool_that_nobody_renews(refused: Refused) -> None:
@@ -109,3 +111,13 @@ def test_labels_that_nothing_can_be_evaluated_by(refused: Refused, tmp_path: Pat
 
 def test_a_table_that_is_none(refused: Refused) -> None:
     refused("tune", *SWEEP, "--table", "table4", names=("'table4'", "did you mean 'table"))
+
+
+@pytest.mark.parametrize("flag", [("--trials", "3"), ("--scheduler", "fifo"), ("--space", "x.py"), ("--search", "optuna")])
+def test_flags_that_a_table_has_no_use_for(refused: Refused, flag: tuple[str, str]) -> None:
+    refused("tune", *SWEEP, "--table", "table1", *flag, names=(flag[0], "searches nothing"))
+
+
+def test_a_part_of_a_batch_that_workers_cannot_share(refused: Refused) -> None:
+    knobs = ("--workers", "2", "--set", "encoder.alpha=0.1")  # 3 of 32
+    refused("tune", *SWEEP, *knobs, names=("'encoder.generated' cannot be 3", "--workers 2"))

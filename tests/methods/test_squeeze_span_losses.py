@@ -100,6 +100,14 @@ def test_half_precision_is_computed_in_fp32() -> None:
         torch.testing.assert_close(loss(z.bfloat16()), loss(z.bfloat16().float()), rtol=0, atol=0)
 
 
+def test_autocast_does_not_make_the_covariances_coarse() -> None:
+    for shape in ((256, 512), (512, 64)):  # either product
+        z = torch.randn(*shape, generator=torch.Generator().manual_seed(0)) * 3
+        plain = covariance_penalty(z)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(covariance_penalty(z), plain, rtol=0, atol=0)
+
+
 def test_no_gradient_reaches_simsiams_targets() -> None:
     p1, z1, p2, z2 = (torch.randn(4, 3, requires_grad=True) for _ in range(4))
     loss = simsiam_loss(p1, z1, p2, z2)

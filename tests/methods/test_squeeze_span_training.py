@@ -130,6 +130,60 @@ def test_a_resumed_encoder_is_bitwise_the_undisturbed_one(
     assert artifact(tmp_path, "encoder", data, **knobs).file("model.safetensors").read_bytes() == undisturbed
 
 
+def test_a_restart_goes_on_and_does_not_begin_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    step = Pretraining.step
+
+    def counted(self: Pretraining, number: int, rng: torch.Generator) -> dict[str, Tensor]:
+        steps.append(number)
+        if steps.count(number) == 1 and number == self.steps - 2:
+            raise KeyboardInterrupt
+        return step(self, number, rng)
+
+    monkeypatch.setattr(Pretraining, "step", counted)
+    with pytest.raises(KeyboardInterrupt):
+        bring_about(tmp_path, ("encoder",))
+    bring_about(tmp_path, ("encoder",))
+    assert steps == [0, 1, 2, 3, 4, 4, 5]
+
+
+def test_what_a_recipe_does_not_open_is_not_made(tmp_path: Path) -> None:
+    bring_about(tmp_path, ("linear",), encoder__recipe="vicreg_real")
+    bring_about(tmp_path, ("linear",), encoder__recipe="random")
+    made = {folder.name.rpartition("-")[0] for folder in (tmp_path / "artifacts").iterdir()}
+    assert made == {"data", "encoder", "linear"}
+    bring_about(tmp_path, ("encoder",), encoder__fresh=True)
+    assert not list((tmp_path / "artifacts").glob("pool-*"))
+
+
+def test_trials_are_compared_by_epochs(ctx: Context, data: DataSet) -> None:
+    cfg = config(encoder__recipe="vicreg_real").encoder
+    training = stages.pretraining(ctx, cfg, data, stages.build_encoder(cfg, data), None, None, None)
+    assert training.clock(training.steps) == cfg.epochs
+    assert training.clock(training.steps_an_epoch) == 1
+
+
+def test_strength_is_the_squeezes_alone() -> None:
+    def weights(**knobs: Any) -> list[float]:
+        cfg = config(encoder__strength=10.0, **knobs).encoder
+        return [form(cfg, name) for name in ("distillation", "variance", "covariance")]
+
+    assert weights() == weights(encoder__recipe="squeeze") == [10, 10, 1]
+    assert weights(encoder__recipe="squeeze_variance") == [10, 10, 0]
+    assert weights(encoder__recipe="vanilla") == weights(encoder__recipe="squeeze_unregularised") == [1, 0, 0]
+    assert weights(encoder__recipe="vicreg_mixed") == [25, 25, 1]
+    assert weights(encoder__distillation=3.0) == [3, 10, 1]
+
+
+def test_running_the_generator_otherwise_keeps_nothing(storage: Path, data: DataSet) -> None:
+    teacher = Teacher(load_network(artifact(storage, "gan", data)))
+    z = torch.randn(2, teacher.generator.dim_z)
+    teacher.generator(z)
+    assert teacher._seen is None
+    assert len(teacher.generate(2, torch.Generator()).features) == len(teacher.widths)
+    assert teacher._seen is None
+
+
 def test_the_control_does_not_look_at_what_is_generated(data: DataSet) -> None:
     before = stage_keys(METHOD, config(), data.fingerprint)
     for knob, value in {"encoder__alpha": 0.25, "encoder__squeeze_depth": 1, "pool__images": 50, "gan__steps": 5}.items():
@@ -186,7 +240,7 @@ def test_a_pool_holds_what_the_teacher_made(storage: Path, data: DataSet, ctx: C
 
 
 def test_a_pool_is_renewed_by_epochs_and_the_same_after_a_leap(storage: Path, data: DataSet, ctx: Context) -> None:
-    kept, network = artifact(storage, "pool", data), load_network(artifact(storage, "gan", data))
+    kept = artifact(storage, "pool", data)
 
     def pool() -> Pool:
         teacher = Teacher(models.load(artifact(storage, "gan", data).path))
@@ -204,7 +258,6 @@ def test_a_pool_is_renewed_by_epochs_and_the_same_after_a_leap(storage: Path, da
     for one, other in zip(walked.rows.all(), leapt.rows.all(), strict=True):
         assert np.array_equal(one, other)
     assert (walked.rows.images != before).any((1, 2, 3)).all()
-    assert isinstance(network, nn.Module)
 
 
 def test_workers_share_what_one_would_draw(storage: Path, data: DataSet, ctx: Context) -> None:

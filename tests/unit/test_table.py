@@ -91,10 +91,26 @@ def test_what_rows_share_is_what_none_of_them_sets(method: Method, tmp_path: Pat
     assert space.digest != again.digest
 
 
+def test_what_is_made_beforehand_is_what_a_row_needs(tmp_path: Path) -> None:
+    def shared(table: str) -> set[str]:
+        request = request_of({"method": "squeeze_span", "preset": "smoke", "table": table})
+        return set(prepare(request, str(tmp_path / "runs"), "x").shared())
+
+    assert shared("table1") == {"feature_classifier", "gan", "pool"}
+    assert shared("figure4") == {"feature_classifier", "real_statistics"}
+
+
+def test_a_column_that_no_stage_reports(tmp_path: Path) -> None:
+    table = written(tmp_path, GOOD.replace("test_fid_classifier", "test_fid_clasifier"))
+    request = request_of({"method": "squeeze_span", "preset": "smoke", "table": table})
+    with pytest.raises(UserError, match=r"'error' of row 'none' .* did you mean 'test_fid_classifier'"):
+        prepare(request, str(tmp_path / "runs"), "x")
+
+
 def test_a_row_that_no_config_takes_is_refused_before_anything_starts(tmp_path: Path) -> None:
     table = written(tmp_path, GOOD.replace("gan.steps: 9", "gan.steps: -9"))
     request = request_of({"method": "squeeze_span", "preset": "smoke", "table": table})
-    with pytest.raises(UserError, match=r"'gan.steps' cannot be -9"):
+    with pytest.raises(UserError, match=r"'gan.steps' cannot be .*-9.*row 'more' of table"):
         prepare(request, str(tmp_path / "runs"), "x")
     table = written(tmp_path, GOOD.replace("gan.batch: 8", "gan.batch: 800"))
     with pytest.raises(UserError, match=r"gan.batch = 800"):

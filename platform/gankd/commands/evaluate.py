@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,7 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
         return _generator_table(model, find_method(tags["gankd.method"]), data, Store(storage), tags, changes)
     if changes:
         raise UserError(f"{model!r} is no generator; {', '.join(f'--{name}' for name in changes)} is for generators")
-    method, role = find_method(tags["gankd.method"]), model.partition("@")[0].rpartition("-")[2]
+    method, role = find_method(tags["gankd.method"]), re.split("[@/]", model)[0].rpartition("-")[2]
     if role in method.measured:
         return _measured_by(method, role, network, data, json_tag(tags, "gankd.config", model))
     return _task_metrics(network, data)
@@ -74,7 +75,10 @@ def _measured_by(method: Method, role: str, network: Any, data: DataSet, config:
     with tempfile.TemporaryDirectory() as folder:
         stage = method.registered[role].partition("/")[0]
         ctx = Context(stage, "evaluate", int(config["seed"]), Path(folder), Store(folder), choose_device())
-        found: dict[str, float] = named(method.measured[role])(ctx, network.to(ctx.device), data, config)
+        try:
+            found: dict[str, float] = named(method.measured[role])(ctx, network.to(ctx.device), data, config)
+        except StageFailed as error:
+            raise UserError(str(error)) from error
     return found | {"test_images": float(len(data.test))}
 
 

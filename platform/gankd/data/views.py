@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -157,9 +158,9 @@ class ColourJitter(Operation):
     p: float = 1
 
     def draw(self, n: int, size: int, rng: torch.Generator) -> Tensor:
-        strength = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue], device=rng.device)
+        strength = constant((self.brightness, self.contrast, self.saturation, self.hue), rng.device)
         change = (2 * torch.rand(n, 4, generator=rng, device=rng.device) - 1) * strength * _chance(self.p, n, rng)[:, None]
-        neutral = torch.tensor([1.0, 1.0, 1.0, 0.0], device=rng.device)
+        neutral = constant((1.0, 1.0, 1.0, 0.0), rng.device)
         return torch.cat([(neutral + change)[:, :3].clamp(min=0), change[:, 3:]], 1)
 
     def apply(self, images: Tensor, drawn: Tensor) -> Tensor:
@@ -259,7 +260,7 @@ def grey(images: Tensor) -> Tensor:
     """Luma of images in 0..1: (N, 3, H, W) -> (N, 1, H, W); grey images as they are."""
     if images.shape[1] == 1:
         return images
-    weights = torch.tensor(LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    weights = constant(LUMA, images.device).to(images.dtype).view(1, 3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 
@@ -272,6 +273,12 @@ def turned_hue(images: Tensor, turn: Tensor) -> Tensor:
     sixths = torch.where(red == 0, blue - green, torch.where(green == 0, 2 + red - blue, 4 + green - red)) + 6 * turn
     places = ((start + sixths) % 6 for start in (5, 3, 1))
     return torch.stack([top - span * torch.minimum(place, 4 - place).clamp(0, 1) for place in places], 1)
+
+
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """The numbers as a float32 tensor, put on the device once: to put them there waits for it."""
+    return torch.tensor(values, device=device)
 
 
 def _numpy_is_faster(images: Tensor) -> bool:

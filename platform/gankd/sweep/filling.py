@@ -12,10 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gankd.errors import UserError
 from gankd.metrics.directions import direction
 from gankd.metrics.paired import Paired, paired
 from gankd.pictures import as_png, line
-from gankd.pipeline import Job
+from gankd.pipeline import Job, Pipeline
+from gankd.store import Store
 from gankd.store.events import EventWriter
 from gankd.sweep.jobs import Cluster, Outcome
 from gankd.sweep.plan import Sweep
@@ -159,6 +161,8 @@ def record_table(sweep: Sweep, spec: TableSpec, filled: list[Filled], events: Ev
     events.emit("metrics", step=0, values=values)
     events.emit("text", name=f"tables/{Path(sweep.request.table or '').stem}.md", text=markdown(sweep, spec, filled))
     console.print(shown(sweep, spec, filled))
+    for sentence in _notes(sweep, spec):
+        console.print(sentence, markup=False)
     for each in filled:
         for failure in each.failures:
             console.print(f"{each.row.name}: {failure}", markup=False)
@@ -168,6 +172,22 @@ def record_table(sweep: Sweep, spec: TableSpec, filled: list[Filled], events: Ev
         events.emit("image", name="table", step=0, png=as_png(picture))
         console.print(f"wrote {out}", markup=False)
     events.flush()
+    if not values:
+        reason = next((failure for each in filled for failure in each.failures), "no stage reported what the table asks for")
+        raise UserError(f"no row of the table could be filled: {reason}")
+
+
+def _notes(sweep: Sweep, spec: TableSpec) -> list[str]:
+    """What the stages of the rows say of their artifacts, each sentence once: who taught, what had been seen."""
+    store, said = Store(sweep.storage), dict[str, None]()
+    first = 1 if sweep.request.seeds else 0
+    for number in range(len(spec.rows)):
+        pipeline = Pipeline(_job(sweep, spec, number, first))
+        needed = sweep.method.needed(pipeline.job.stages, pipeline.config)
+        for stage in needed:
+            manifest = store.manifest(pipeline.keys[stage])
+            said |= dict.fromkeys(manifest.get("notes", []) if manifest else [])
+    return list(said)
 
 
 def plotted(spec: TableSpec, filled: list[Filled]) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gankd.config import MethodConfig, build_config, digest, path_knobs, read_preset, value_of, with_knobs
+from gankd.config import MethodConfig, build_config, digest, path_knobs, read_preset, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method, named
 from gankd.naming import code_of_stages
@@ -21,7 +22,16 @@ from gankd.store import Store
 from gankd.sweep.extent import different_points
 from gankd.sweep.records import SweepRecords
 from gankd.sweep.request import MOST_TRIALS, SweepRequest, request_of
-from gankd.sweep.space import Space, check_metric, check_search, check_space, largest, load_space, space_of_table
+from gankd.sweep.space import (
+    Space,
+    check_metric,
+    check_search,
+    check_space,
+    check_table_metrics,
+    largest,
+    load_space,
+    space_of_table,
+)
 from gankd.sweep.table import TableSpec, load_table, table_file
 
 
@@ -86,8 +96,15 @@ class Sweep:
         )
 
     def shared(self) -> tuple[str, ...]:
-        """Stages that no searched knob touches; none when artifacts are not to be reused."""
-        return tuple(stage.name for stage in self.method.shared(self.space.samplers)) if self.request.reuse else ()
+        """Stages that no searched knob touches, of a table those that a row needs; none when artifacts are not to be reused."""
+        if not self.request.reuse:
+            return ()
+        names = [stage.name for stage in self.method.shared(self.space.samplers)]
+        if self.table is not None:
+            rows = self.table.rows
+            needed = {n for row in rows for n in self.method.needed(self.table.stages_of(row), self.config_of(row.knobs))}
+            names = [name for name in names if name in needed]
+        return tuple(names)
 
     @cached_property
     def trials(self) -> int:
@@ -139,8 +156,7 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     config = sweep.config
     Store(storage)
     sweep.records.check_name()
-    rows = [sweep.config_of(row.knobs) for row in sweep.table.rows] if sweep.table else []
-    others = rows or check_space(sweep.space, method, sweep.tree)
+    others = check_space(sweep.space, method, sweep.tree) if sweep.table is None else rows_of(sweep, sweep.table)
     if request.search == "optuna":
         check_search(sweep.space)
     if sweep.trials > MOST_TRIALS:
@@ -153,8 +169,11 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     files = {knob: Path(path) for knob, path in paths.items() if knob != "data.path" and is_file(Path(path))}
     made_from |= {f"knob {knob!r}": file_digest(file) for knob, file in files.items()}
     _check_unchanged(request, sweep.name, made_from)
-    check_metric(sweep.space, method, config, data)
-    check_shares(sweep)
+    if sweep.table is None:
+        check_metric(sweep.space, method, config, data)
+    else:
+        check_table_metrics(sweep.table, method, others, data)
+    check_shares(sweep, [config] if sweep.table is None else others)
     too_large: list[str] = []  # every batch at once, for a small set is too small for all
     for variant in [config, *others]:
         for stage in method.stages:
@@ -188,16 +207,30 @@ def default_name(request: SweepRequest) -> str:
     return f"{request.method}-{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def check_shares(sweep: Sweep) -> None:
-    """Every batch that workers share can be split evenly over them."""
+def rows_of(sweep: Sweep, table: TableSpec) -> list[MethodConfig]:
+    """The configs of a table's rows. Raises UserError naming the row that none is, and for flags that a table has no use for."""
+    request, plain = sweep.request, SweepRequest(method=sweep.request.method)
+    unused = [name for name in ("space", "trials", "scheduler", "search") if getattr(request, name) != getattr(plain, name)]
+    if unused:
+        flags = ", ".join(f"--{name}" for name in unused)
+        raise UserError(f"--table fills the rows of a table and searches nothing: leave out {flags}")
+    return [
+        build_config(sweep.method.config, with_knobs(sweep.tree, row.knobs), source=f"row {row.name!r} of table {request.table}")
+        for row in table.rows
+    ]
+
+
+def check_shares(sweep: Sweep, configs: Sequence[MethodConfig]) -> None:
+    """Every batch, and every part of one, that workers share can be split evenly over them."""
     request, shared = sweep.request, sweep.shared()
     for stage in sweep.method.stages:
         is_shared = stage.name in shared
         need = request.shared_resources() if is_shared else request.resources(request.workers)
         flag = "--shared-workers" if is_shared else "--workers"
-        for name in stage.shares:
+        for name, config in itertools.product(stage.shares, configs):
             knob = name if "." in name else f"{stage.section or stage.name}.{name}"
-            batch = value_of(sweep.tree, knob)
+            section, _, of_section = knob.partition(".")
+            batch = getattr(getattr(config, section), of_section)
             if batch % need.workers:
                 raise UserError(
                     f"knob {knob!r} cannot be {batch}: the {flag} {need.workers} "

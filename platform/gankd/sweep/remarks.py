@@ -20,7 +20,9 @@ def remarks(sweep: Sweep, *, this_machine: bool) -> list[str]:
 
 
 def small_space(sweep: Sweep) -> str:
-    """That the space holds fewer points than trials are asked for."""
+    """That the space holds fewer points than trials are asked for; a table asks for none."""
+    if sweep.table is not None:
+        return ""
     asked, there = sweep.request.trials * sweep.space.cells, different_points(sweep.space, sweep.tree)
     if there is None or there >= asked:
         return ""

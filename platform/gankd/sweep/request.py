@@ -41,7 +41,10 @@ class SweepRequest(Section):
     table: str | None = Field(None, description="Fill a table of the paper instead of a search: by name, or a YAML file.")
     trials: int = Field(8, ge=1, le=MOST_TRIALS, description="Number of trials; the first is the preset itself.")
     seeds: int = Field(
-        0, ge=0, le=1000, description="Repeat the chosen trial, its control and the preset's over so many further seeds."
+        0,
+        ge=0,
+        le=1000,
+        description="Repeat the chosen trial, its control and the preset's (or a table's rows) over so many seeds.",
     )
     scheduler: Literal["asha", "fifo"] = Field("asha", description="Stop the worse half of the trials early, or none.")
     search: Literal["random", "optuna"] = Field("random", description="How knobs are drawn.")

@@ -7,7 +7,7 @@ import importlib
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from gankd.code import source_of
 from gankd.config import MethodConfig, build_config, digest, knobs, nearest, value_of, with_knobs
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.method import Method
+from gankd.method import Method, Stage
 from gankd.metrics.directions import direction
 from gankd.paths import is_file, read_text
 from gankd.sweep.table import TableSpec
@@ -146,14 +146,29 @@ def check_metric(space: Space, method: Method, config: MethodConfig, data: DataS
         raise UserError(f"METRIC {shortened(space.metric)} in {space.source} must be <stage>/<metric>; stages: {stages}")
     if stage.test:
         raise UserError(f"METRIC {space.metric!r} in {space.source} reads the test part; trials are compared on validation")
-    if space.metric == method.objective or stage.metrics is None:
+    if space.metric == method.objective:
+        return
+    check_reported(stage, metric, config, data, f"METRIC {space.metric!r} in {space.source}")
+
+
+def check_table_metrics(table: TableSpec, method: Method, rows: Sequence[MethodConfig], data: DataSet) -> None:
+    """Refuse a column that a row's stage does not report."""
+    for row, config in zip(table.rows, rows, strict=True):
+        for heading, whole in table.metrics_of(row).items():
+            name, _, metric = whole.partition("/")
+            check_reported(method.stage(name), metric, config, data, f"{heading!r} of row {row.name!r} is {whole!r}")
+
+
+def check_reported(stage: Stage, metric: str, config: MethodConfig, data: DataSet, what: str) -> None:
+    """Refuse a metric that the stage does not report, where that is known beforehand."""
+    if stage.metrics is None:
         return
     from gankd.stages.task import task_of  # imports torch, which the method's own objective needs not
 
     there = stage.reported(config, task_of(data).metric if data.classes or data.label_range else "")
     if metric not in there:
         raise UserError(
-            f"METRIC {space.metric!r} in {space.source}: stage {name!r} reports no {metric!r}{nearest(metric, there)} "
+            f"{what}: stage {stage.name!r} reports no {metric!r}{nearest(metric, there)} "
             f"(it reports {', '.join(sorted(there)) or 'none'})"
         )
 
