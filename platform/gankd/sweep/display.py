@@ -94,8 +94,9 @@ class Live:
 
     def _on_trial_end(self, event: Event) -> None:
         self.done += 1
-        if self.sweep.table is not None:
-            self.console.print(f"{event['trial']} {event['status']} ({self.done} of {self.trials})")
+        if self.sweep.table is not None or self.done > self.trials:  # a row of a table, or a repetition of a trial
+            place = "" if self.sweep.table is None else f" ({self.done} of {self.trials})"
+            self.console.print(f"{event['trial']} {event['status']}{place}")
             return
         value = event["metrics"].get(self.sweep.space.metric, math.nan)
         better = value > self.best if self.sweep.space.mode == "max" else value < self.best
