@@ -138,7 +138,6 @@ def trial_name(knobs: Mapping[str, Any]) -> str:
 def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Sweep:
     """Check names, knobs, space, data and storage. Raises UserError for whatever is wrong."""
     from gankd.data import load
-    from gankd.stages.checks import LargeBatch, batches_sentence
 
     method = find_method(request.method)
     source = f"preset {request.preset}"
@@ -174,17 +173,7 @@ def prepare(request: SweepRequest, storage: str, name: str | None = None) -> Swe
     else:
         check_table_metrics(sweep.table, method, others, data)
     check_shares(sweep, [config] if sweep.table is None else others)
-    too_large: list[str] = []  # every batch at once, for a small set is too small for all
-    for variant in [config, *others]:
-        for stage in method.stages:
-            seen, seen_first = [(c.data, stage.config(c), stage.further(c)) for c in (variant, config)]
-            if stage.check and (variant is config or seen != seen_first):
-                try:
-                    named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
-                except LargeBatch as error:
-                    too_large.append(error.assignment)
-        if too_large:
-            raise UserError(batches_sentence(dict.fromkeys(too_large), load(variant.data)))
+    check_stages(method, config, others)
     request = sweep.request.model_copy(update={"made_from": made_from})
     return replace(sweep, request=request, fingerprint=data.fingerprint, dataset=data.name)
 
@@ -218,6 +207,24 @@ def rows_of(sweep: Sweep, table: TableSpec) -> list[MethodConfig]:
         build_config(sweep.method.config, with_knobs(sweep.tree, row.knobs), source=f"row {row.name!r} of table {request.table}")
         for row in table.rows
     ]
+
+
+def check_stages(method: Method, config: MethodConfig, others: Sequence[MethodConfig]) -> None:
+    """What stages know to be wrong beforehand, of the preset's config and of all others that a sweep may try."""
+    from gankd.data import load
+    from gankd.stages.checks import LargeBatch, batches_sentence
+
+    too_large: list[str] = []  # every batch at once, for a small set is too small for all
+    for variant in [config, *others]:
+        for stage in method.stages:
+            seen, seen_first = [(c.data, stage.config(c), stage.further(c)) for c in (variant, config)]
+            if stage.check and (variant is config or seen != seen_first):
+                try:
+                    named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
+                except LargeBatch as error:
+                    too_large.append(error.assignment)
+        if too_large:
+            raise UserError(batches_sentence(dict.fromkeys(too_large), load(variant.data)))
 
 
 def check_shares(sweep: Sweep, configs: Sequence[MethodConfig]) -> None:
