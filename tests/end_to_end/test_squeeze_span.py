@@ -26,17 +26,18 @@ rows:
 def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
     made = ("feature_classifier", "real_statistics", "gan", "pool", "quality", "encoder", "control", "linear_control")
     workplace.make("squeeze_span", made, {})
-    done = workplace.tune(*SWEEP, "--trials", "1", "--scheduler", "fifo", "--name", "first")
+    done = workplace.tune(*SWEEP, "--trials", "1", "--scheduler", "fifo", "--seeds", "2", "--name", "first")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gain: linear over linear_control" in done.stdout
     assert "registered digits-encoder version 1 (champion; linear/val_accuracy" in done.stdout
     assert "registered digits-generator version 1" in done.stdout
-    assert {e["stage"] for e in workplace.events("first", "stage_end")} == {
-        "linear",
-        "test_gan",
-        "test_linear",
-        "test_linear_control",
-    }
+    assert "over seeds: seeds 1 to 2 chose nothing" in done.stdout
+    repeated = [event for event in workplace.events("first", "trial_end") if event["trial"].startswith("seed")]
+    names = {f"seed{s}-{what}-{stage}" for s in (1, 2) for what in ("tuned", "preset") for stage in ("linear", "linear_control")}
+    assert {event["trial"] for event in repeated} == names
+    assert {event["status"] for event in repeated} == {"finished"}
+    of_trial = {e["stage"] for e in workplace.events("first", "stage_end") if not e["trial"].startswith("seed")}
+    assert of_trial == {"linear", "test_gan", "test_linear", "test_linear_control"}
 
     (trial,) = workplace.trials("first")
     said = workplace.gankd("evaluate", "digits-encoder/1")

@@ -26,7 +26,7 @@ from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
 from gankd.sweep.conclusion import Conclusion, draw_conclusion, notes, summary, validation_curves, what_numbers_depend_on
 from gankd.sweep.display import Live
-from gankd.sweep.filling import Filled, fill, record_table
+from gankd.sweep.filling import Filled, fill, manifests, record_table
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.registering import register_best
@@ -66,6 +66,8 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> None:
                 else:
                     conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
             if sweep.table is not None:
+                for key, manifest in manifests(sweep, sweep.table).items():
+                    tracker.stage_from_store(key, manifest)
                 record_table(sweep, sweep.table, filled, events, console)
             else:
                 _record_conclusion(sweep, conclusion, tracker, events, console, cluster)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +20,9 @@ from gankd.pictures import as_png, line
 from gankd.pipeline import Job, Pipeline
 from gankd.store import Store
 from gankd.store.events import EventWriter
-from gankd.sweep.jobs import Cluster, Outcome
+from gankd.sweep.jobs import Cluster, Outcome, bring_about
 from gankd.sweep.plan import Sweep
-from gankd.sweep.seeds import seed_note, tracked
+from gankd.sweep.seeds import seed_note
 from gankd.sweep.table import Row, TableSpec
 
 
@@ -51,19 +52,22 @@ def fill(sweep: Sweep, spec: TableSpec, cluster: Cluster) -> list[Filled]:
 
     The rows of a seed run one after the other and find in the store what they share.
     """
-    seeds = sweep.request.seeds
-    repetitions = range(1, seeds + 1) if seeds else range(1)
+    seeds, repetitions = sweep.request.seeds, _repetitions(sweep)
     jobs = [[_job(sweep, spec, number, repetition) for number in range(len(spec.rows))] for repetition in repetitions]
     if seeds:
-        outcomes = tracked(sweep, jobs, cluster)
+        outcomes = bring_about(sweep, jobs, cluster, tracked=True)
     else:  # what the rows share has been made
-        outcomes = [[outcome for (outcome,) in tracked(sweep, [[job] for job in jobs[0]], cluster)]]
+        outcomes = [[outcome for (outcome,) in bring_about(sweep, [[job] for job in jobs[0]], cluster, tracked=True)]]
     first = sweep.config.seed
     filled = [
         _filled(spec, row, {first + repetition: outcomes[place][number] for place, repetition in enumerate(repetitions)})
         for number, row in enumerate(spec.rows)
     ]
     return _compared(spec, filled)
+
+
+def _repetitions(sweep: Sweep) -> range:
+    return range(1, sweep.request.seeds + 1) if sweep.request.seeds else range(1)
 
 
 def _job(sweep: Sweep, spec: TableSpec, number: int, repetition: int) -> Job:
@@ -179,15 +183,22 @@ def record_table(sweep: Sweep, spec: TableSpec, filled: list[Filled], events: Ev
 
 def _notes(sweep: Sweep, spec: TableSpec) -> list[str]:
     """What the stages of the rows say of their artifacts, each sentence once: who taught, what had been seen."""
-    store, said = Store(sweep.storage), dict[str, None]()
-    first = 1 if sweep.request.seeds else 0
-    for number in range(len(spec.rows)):
-        pipeline = Pipeline(_job(sweep, spec, number, first))
-        needed = sweep.method.needed(pipeline.job.stages, pipeline.config)
-        for stage in needed:
-            manifest = store.manifest(pipeline.keys[stage])
-            said |= dict.fromkeys(manifest.get("notes", []) if manifest else [])
+    said = dict[str, None]()
+    for manifest in manifests(sweep, spec).values():
+        said |= dict.fromkeys(manifest.get("notes", []))
     return list(said)
+
+
+def manifests(sweep: Sweep, spec: TableSpec) -> dict[str, dict[str, Any]]:
+    """Key -> manifest of all that the rows were filled with, as far as it is there."""
+    store, found = Store(sweep.storage), dict[str, dict[str, Any]]()
+    for number, repetition in itertools.product(range(len(spec.rows)), _repetitions(sweep)):
+        pipeline = Pipeline(_job(sweep, spec, number, repetition))
+        for stage in pipeline.method.needed(pipeline.job.stages, pipeline.config):
+            key = pipeline.keys[stage]
+            if key not in found and (manifest := store.manifest(key)):
+                found[key] = manifest
+    return found
 
 
 def plotted(spec: TableSpec, filled: list[Filled]) -> Any:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from gankd.errors import StageFailed, UserError
-from gankd.pipeline import Job, known_metrics, run
+from gankd.method import flatten
+from gankd.pipeline import Job, Pipeline, known_metrics, run
+from gankd.store.events import EventWriter
+from gankd.store.root import sweep_events
 from gankd.sweep.launch import lost, train_on_ray
 from gankd.sweep.plan import Sweep
 
@@ -23,44 +28,71 @@ class Outcome:
     failure: str = ""
 
 
-def bring_about(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster) -> list[list[Outcome]]:
+def bring_about(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster, *, tracked: bool = False) -> list[list[Outcome]]:
     """Run chains of jobs, as many at once as fit, the jobs of a chain one after the other, so that they find in the store
-    what they have in common. What the store has already is only read; Ray starts when something is missing."""
+    what they have in common. What the store has already is only read; Ray starts when something is missing.
+
+    tracked: each job has a run in the tracker, beside those of the trials.
+    """
     known = [[known_metrics(job) for job in chain] for chain in chains]
     missing = [index for index, chain in enumerate(known) if None in chain]
     outcomes = {index: [Outcome(metrics or {}) for metrics in chain] for index, chain in enumerate(known)}
+    if tracked:
+        for index in outcomes.keys() - set(missing):
+            for job, outcome in zip(chains[index], outcomes[index], strict=True):
+                _told(job, partial(_the, outcome))
     if missing:
         cluster()
-        outcomes |= dict(zip(missing, _on_ray(sweep, [chains[index] for index in missing]), strict=True))
+        outcomes |= dict(zip(missing, _on_ray(sweep, [chains[index] for index in missing], tracked), strict=True))
     return [outcomes[index] for index in range(len(chains))]
 
 
-def _on_ray(sweep: Sweep, chains: Sequence[Sequence[Job]]) -> list[list[Outcome]]:
+def _on_ray(sweep: Sweep, chains: Sequence[Sequence[Job]], tracked: bool) -> list[list[Outcome]]:
     import ray
 
     request = sweep.request
     need = request.resources(request.workers)
     if need.workers > 1:
-        return [[_attempt(lambda job=job: train_on_ray(job, need)) for job in chain] for chain in chains]  # type: ignore[misc]
+        return [_run_chain(chain, tracked, partial(train_on_ray, need=need)) for chain in chains]
     task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(_run_chain)
-    return [_outcomes(ray.get, reference, len(chain)) for reference, chain in [(task.remote(chain), chain) for chain in chains]]
+    started = [task.remote(chain, tracked) for chain in chains]
+    return [_outcomes(ray.get, reference, chain, tracked) for reference, chain in zip(started, chains, strict=True)]
 
 
-def _outcomes(get: Callable[[Any], list[Outcome]], reference: Any, count: int) -> list[Outcome]:
+def _outcomes(get: Callable[[Any], list[Outcome]], reference: Any, chain: Sequence[Job], tracked: bool) -> list[Outcome]:
     try:
         return get(reference)
     except Exception as error:
-        if what := lost(error):
-            return [Outcome(failure=what)] * count
-        raise
+        what = lost(error)
+        if not what:
+            raise
+        return [_told(job, partial(_the, Outcome(failure=what))) if tracked else Outcome(failure=what) for job in chain]
 
 
-def _run_chain(chain: Sequence[Job]) -> list[Outcome]:
-    return [_attempt(lambda job=job: run(job)) for job in chain]  # type: ignore[misc]
+def _run_chain(chain: Sequence[Job], tracked: bool, train: Callable[[Job], dict[str, float]] = run) -> list[Outcome]:
+    attempt = partial(_attempt, train)
+    return [_told(job, attempt) if tracked else attempt(job) for job in chain]
 
 
-def _attempt(work: Callable[[], dict[str, float]]) -> Outcome:
+def _attempt(train: Callable[[Job], dict[str, float]], job: Job) -> Outcome:
     try:
-        return Outcome(work())
+        return Outcome(train(job))
     except (StageFailed, UserError) as error:
         return Outcome(failure=str(error))
+
+
+def _told(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
+    """The outcome of `work(job)`, with a run in the tracker that begins before it and ends after it."""
+    pipeline = Pipeline(job)
+    needed = pipeline.method.needed(job.stages, pipeline.config)
+    keys = {stage: key for stage, key in pipeline.keys.items() if stage in needed}
+    with closing(EventWriter(sweep_events(job.storage, job.sweep), job.trial)) as events:
+        events.emit("trial_start", trial=job.trial, params=flatten(job.config) | {"repetition": job.repetition}, keys=keys)
+        outcome = work(job)
+        status = "failed" if outcome.failure else "finished"
+        events.emit("trial_end", trial=job.trial, status=status, metrics=outcome.metrics, reason=outcome.failure)
+    return outcome
+
+
+def _the(outcome: Outcome, _: Job) -> Outcome:
+    return outcome

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gankd.method import Gain, flatten
+from gankd.method import Gain
 from gankd.metrics.directions import direction
 from gankd.metrics.paired import Paired, paired
 from gankd.pipeline import Job
-from gankd.store.events import EventWriter
 from gankd.sweep.gains import TunedGain
 from gankd.sweep.jobs import Cluster, Outcome, bring_about
 from gankd.sweep.plan import Sweep
@@ -49,26 +48,12 @@ def repeat(sweep: Sweep, gain: Gain, tuned: TunedGain, cluster: Cluster) -> list
         [_job(sweep, gain, what, knobs, side, repetition) for what, pair in sides.items() for side, knobs in enumerate(pair)]
         for repetition in repetitions
     ]
-    outcomes = tracked(sweep, chains, cluster)
+    outcomes = bring_about(sweep, chains, cluster, tracked=True)
     repeated = []
     for place, what in enumerate(sides):
         pairs = {sweep.config.seed + r: tuple(outcomes[r - 1][2 * place : 2 * place + 2]) for r in repetitions}
         repeated.append(_repeated(gain, what, pairs))
     return repeated
-
-
-def tracked(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster) -> list[list[Outcome]]:
-    """`bring_about`, with a run in the tracker for each job, beside those of the trials."""
-    events = EventWriter(sweep.records.events, "seeds")
-    for job in (job for chain in chains for job in chain):
-        params = flatten(job.config) | {"repetition": job.repetition}
-        events.emit("trial_start", trial=job.trial, params=params, keys={})
-    outcomes = bring_about(sweep, chains, cluster)
-    for job, outcome in zip((j for chain in chains for j in chain), (o for chain in outcomes for o in chain), strict=True):
-        status = "failed" if outcome.failure else "finished"
-        events.emit("trial_end", trial=job.trial, status=status, metrics=outcome.metrics, reason=outcome.failure)
-    events.close()
-    return outcomes
 
 
 def _job(sweep: Sweep, gain: Gain, what: str, knobs: Mapping[str, object], side: int, repetition: int) -> Job:
