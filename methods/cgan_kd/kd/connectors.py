@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,7 @@ def _convs(*widths: int, transposed: bool = False) -> nn.Sequential:
     """3 x 3 convolutions between these widths, each with batch norm and leaky ReLU."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     layers: list[nn.Module] = []
-    for channels, out_channels in zip(widths, widths[1:], strict=False):
+    for channels, out_channels in pairwise(widths):
         layers += [kind(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
 

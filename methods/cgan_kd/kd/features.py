@@ -5,6 +5,7 @@ Maps are (N, c, h, w). Where two differ in size, the larger is averaged down to 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def _likeness(one: Tensor, other: Tensor) -> Tensor:
 
 
 def selectivity(student: Tensor, teacher: Tensor) -> Tensor:
-    """NST (Huang, Wang 2017): MMD^2 with the kernel (x y)^2 between channels, each a row of length 1. Numbers of them may differ."""
+    """NST (Huang, Wang 2017): MMD^2 with the kernel (x y)^2 between channels, each a row of length 1; any number of them."""
     s, t = (F.normalize(maps.flatten(2), dim=2) for maps in same_size(student, teacher))
     return _likeness(t, t) + _likeness(s, s) - 2 * _likeness(s, t)
 
@@ -63,7 +64,7 @@ def flow(first: Tensor, second: Tensor) -> Tensor:
 
 def solution_flow(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     """FSP (Yim et al. 2017): mean squared differences of the FSP matrices of neighbouring maps, summed over the neighbours."""
-    matrices = [[flow(*neighbours) for neighbours in zip(maps, maps[1:], strict=False)] for maps in (student, teacher)]
+    matrices = [[flow(*neighbours) for neighbours in pairwise(maps)] for maps in (student, teacher)]
     return torch.stack([F.mse_loss(s, t) for s, t in zip(*matrices, strict=True)]).sum()
 
 
@@ -121,8 +122,7 @@ def singular_vectors(student: list[Tensor], teacher: list[Tensor], count: int = 
         t = t * strengths[:, None, :]
         if before is not None:
             near_s, near_t = (
-                torch.exp(-(now[:, :, None] - then[:, None, :]).square() / 8)
-                for now, then in zip((s, t), before, strict=True)
+                torch.exp(-(now[:, :, None] - then[:, None, :]).square() / 8) for now, then in zip((s, t), before, strict=True)
             )
             terms.append((near_s - near_t).square().sum() / len(s_maps))
         before = s, t

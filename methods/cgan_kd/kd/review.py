@@ -36,11 +36,12 @@ class Fusion(nn.Module):
 
     def __init__(self, channels: int, middle: int, out_channels: int, *, fuse: bool) -> None:
         super().__init__()
-        self.narrow = nn.Sequential(nn.Conv2d(channels, middle, 1, bias=False), nn.BatchNorm2d(middle))
-        self.out = nn.Sequential(nn.Conv2d(middle, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels))
-        self.attend = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuse else None
-        for conv in (self.narrow[0], self.out[0]):
+        narrow, out = nn.Conv2d(channels, middle, 1, bias=False), nn.Conv2d(middle, out_channels, 3, padding=1, bias=False)
+        for conv in (narrow, out):
             nn.init.kaiming_uniform_(conv.weight, a=1)
+        self.narrow = nn.Sequential(narrow, nn.BatchNorm2d(middle))
+        self.out = nn.Sequential(out, nn.BatchNorm2d(out_channels))
+        self.attend = nn.Sequential(nn.Conv2d(2 * middle, 2, 1), nn.Sigmoid()) if fuse else None
 
     def forward(self, maps: Tensor, residual: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
         """(map of the teacher's shape, residual for the next larger map), both `size` px wide."""
