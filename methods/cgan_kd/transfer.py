@@ -170,6 +170,8 @@ class Distillation(ClassifierTraining):
             loss, terms = self._terms(self._student(shown), teacher, drawn, own)
         optimizer = self.optimizers["pretraining" if early else "network"]
         update(self.ctx, loss, optimizer, self.network, *self.loss.trained(), lr=self.cfg.lr * self.rate(max(0, own)))
+        if not early:
+            self.loss.settle()
         return {name: term.detach() for name, term in terms.items()}
 
     def _student(self, images: Tensor) -> Seen:

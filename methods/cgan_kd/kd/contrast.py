@@ -40,7 +40,7 @@ class Memory(nn.Module):
 
         Z is fixed by the first batch: n_data times the mean.
         """
-        raw = torch.exp(torch.einsum("nkd,nd->nk", self.rows[index], embedding) / TEMPERATURE)
+        raw = torch.exp((embedding @ self.rows.T).gather(1, index) / TEMPERATURE)  # the rows themselves would be K times as many
         with torch.no_grad():
             mean = raw.mean().reshape(1)
             if ctx is not None and ctx.world_size > 1:
@@ -84,7 +84,13 @@ class Contrastive(KdLoss):
         self.embed_student = nn.Linear(student.features.shape[1], width)
         self.embed_teacher = nn.Linear(teacher.features.shape[1], width)
         self.memory_student, self.memory_teacher = Memory(len(labels), width), Memory(len(labels), width)
+        self.fresh: list[tuple[Tensor, Tensor]] = []
         self.others, self.ctx, self.negatives = OtherClasses(labels), ctx, min(negatives, len(labels))
+
+    def settle(self) -> None:
+        for memory, (embedding, index) in zip((self.memory_student, self.memory_teacher), self.fresh, strict=True):
+            memory.update(embedding, index)
+        self.fresh.clear()
 
     def trained(self) -> Sequence[nn.Module]:
         return [self.embed_student, self.embed_teacher]
@@ -98,8 +104,8 @@ class Contrastive(KdLoss):
         v_t = F.normalize(self.embed_teacher(teacher.features), dim=1)
         scores_t = self.memory_student.scores(v_t, index, self.ctx)
         scores_s = self.memory_teacher.scores(v_s, index, self.ctx)
-        for memory, embedding in ((self.memory_student, v_s), (self.memory_teacher, v_t)):
+        for embedding in (v_s, v_t):
             everyone = embedding.new_zeros(len(drawn.index), embedding.shape[1])
             everyone[mine] = embedding.detach()
-            memory.update(self.ctx.sum(everyone), drawn.index)
+            self.fresh.append((self.ctx.sum(everyone), drawn.index))
         return noise_contrast(scores_s, len(self.others.labels)) + noise_contrast(scores_t, len(self.others.labels))

@@ -78,6 +78,9 @@ class KdLoss(nn.Module):
         """The term beside cross-entropy and soft targets: a scalar."""
         raise NotImplementedError
 
+    def settle(self) -> None:
+        """What is kept of a batch for later ones, once its gradient is taken."""
+
     def trained(self) -> Sequence[nn.Module]:
         """The modules whose gradients and running statistics workers average."""
         return [self]
