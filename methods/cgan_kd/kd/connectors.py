@@ -110,12 +110,16 @@ class Boundaries(KdLoss):
         return student.logits.new_zeros(())
 
 
-def _convs(*widths: int, transposed: bool = False) -> nn.Sequential:
-    """3 x 3 convolutions between these widths, each with batch norm and leaky ReLU."""
+def _convs(*widths: int, norm: bool = False, transposed: bool = False) -> nn.Sequential:
+    """3 x 3 convolutions between these widths, each with leaky ReLU and, with `norm`, batch norm before it."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     layers: list[nn.Module] = []
     for channels, out_channels in pairwise(widths):
-        layers += [kind(channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels), nn.LeakyReLU(0.1)]
+        layers += [
+            kind(channels, out_channels, 3, padding=1),
+            *([nn.BatchNorm2d(out_channels)] if norm else []),
+            nn.LeakyReLU(0.1),
+        ]
     return nn.Sequential(*layers)
 
 
@@ -130,14 +134,12 @@ class Factors(KdLoss):
         s, t = student.maps[-1].shape[1], teacher.maps[-1].shape[1]
         width = max(1, int(FACTOR * t))
         self.paraphraser, self.decoder = _convs(t, t, width, width), _convs(width, width, t, t, transposed=True)
-        self.translator = _convs(s, s, width, width)
+        self.translator = _convs(s, s, width, width, norm=True)
 
     def pretrain(self, student: Callable[[], Seen], teacher: Seen) -> Tensor:
-        self.paraphraser.train()
         return F.mse_loss(self.decoder(self.paraphraser(teacher.maps[-1])), teacher.maps[-1])
 
     def forward(self, student: Seen, teacher: Seen, drawn: Drawn) -> Tensor:
-        self.paraphraser.eval()
         with torch.no_grad():
             factor = self.paraphraser(teacher.maps[-1])
         return factors(self.translator(student.maps[-1]), factor)
