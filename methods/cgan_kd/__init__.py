@@ -12,6 +12,7 @@ from methods.cgan_kd.config import CganKdConfig
 
 CHECKS = "gankd.stages.checks"
 BATCH = f"{CHECKS}:check_batch"
+STUDENT = "methods.cgan_kd.checks:check_student"
 
 METHOD = Method(
     name="cgan_kd",
@@ -50,19 +51,21 @@ METHOD = Method(
         Stage(
             "student",
             "methods.cgan_kd.stages:train_student",
-            inputs=("baseline", "samples"),
-            check=BATCH,
+            inputs=("baseline", "samples", "teacher"),
+            check=STUDENT,
+            looks=("baseline", "teacher"),
             shares=("batch",),
             metrics=("val_{task}",),
         ),
-        # The control is the student without the method: same start, same steps, real images only.
+        # The control is the student without the method: same start, same steps, same KD loss, real images only.
         Stage(
             "control",
             "methods.cgan_kd.stages:train_control",
-            inputs=("baseline",),
+            inputs=("baseline", "teacher"),
             section="student",
             ignores=frozenset({"fakes", "real_per_fake"}),
-            check=BATCH,
+            check=STUDENT,
+            looks=("baseline", "teacher"),
             shares=("batch",),
             metrics=("val_{task}",),
         ),
@@ -75,7 +78,7 @@ METHOD = Method(
     objective="student/val_accuracy",
     mode="max",
     watched="student",
-    length="student.steps",
+    length="student.length",
     roles={
         "extractor": "feature_classifier",
         "teacher": "teacher",

@@ -14,7 +14,27 @@ from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Fraction
 
 PAPER = "cGAN-KD CIFAR-100"
 CDR_RS = "cDR-RS"
+KD = "null: the paper's value for the loss"
 WIDTHS = ("MLP3", "MLP5", "MLP7", "MLP9")
+
+KdName = Literal[
+    "none", "blkd", "fitnet", "at", "sp", "vid", "rkd", "pkt", "ab", "ft", "crd", "cc", "nst", "fsp", "kdsvd", "reviewkd", "sskd"
+]  # fmt: skip
+# What each knob of `student` that is null means for a loss: the paper's; cc and nst: RepDistiller's script; kdsvd: ours.
+KD_FORMS: dict[str, dict[str, float]] = {
+    name: {"kd_ce": ce, "kd_soft": soft, "kd_weight": weight, "kd_pretraining": before, "kd_warmup": 0.0, "kd_temperature": 4.0}
+    for name, ce, soft, weight, before in (
+        ("blkd", 0.1, 0.9, 0.0, 0.0), ("fitnet", 1.0, 1.0, 100.0, 0.0), ("at", 1.0, 1.0, 1000.0, 0.0),
+        ("sp", 1.0, 1.0, 3000.0, 0.0), ("vid", 1.0, 1.0, 1.0, 0.0), ("rkd", 1.0, 1.0, 1.0, 0.0),
+        ("pkt", 1.0, 1.0, 30_000.0, 0.0), ("ab", 1.0, 1.0, 0.0, 30 / 240), ("ft", 1.0, 1.0, 200.0, 30 / 240),
+        ("crd", 1.0, 1.0, 0.8, 0.0), ("cc", 1.0, 1.0, 0.02, 0.0), ("nst", 1.0, 1.0, 50.0, 0.0),
+        ("fsp", 1.0, 1.0, 0.0, 30 / 240), ("kdsvd", 1.0, 1.0, 1.0, 0.0), ("reviewkd", 1.0, 0.0, 5.0, 0.0),
+        ("sskd", 0.1, 0.9, 1.0, 60 / 240),
+    )
+}  # fmt: skip
+KD_FORMS["reviewkd"]["kd_warmup"] = 20 / 240
+TWO_PHASES = frozenset({"ab", "ft", "fsp", "sskd"})
+WITHOUT_TERM = frozenset({"blkd", "ab", "fsp"})  # nothing beside cross-entropy and soft targets once the student itself trains
 
 
 class ExtractorConfig(ClassifierConfig):
@@ -101,7 +121,10 @@ class SamplesConfig(Section):
 
 
 class StudentConfig(Section):
-    """M3: the student on real and processed fake images. `control` is the same without the fakes."""
+    """M3: the student on real and processed fake images. `control` is the same without the fakes.
+
+    With `kd`, both also learn from the teacher's answers: `control` is then that loss alone, `student` cGAN-KD + that loss.
+    """
 
     start: Literal["baseline", "scratch"] = knob("baseline", "weights at the start", origin=PAPER)
     steps: int = knob(281_280, "optimiser steps, the control's too", unit="steps", origin="240 epochs of 150,000 images", ge=1)
@@ -129,6 +152,62 @@ class StudentConfig(Section):
     crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin=PAPER, ge=0, le=32)
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+    kd: KdName = knob("none", "loss by which the student also learns from the teacher, on real images and fakes", origin=PAPER)
+    kd_ce: float | None = knob(None, "weight of cross-entropy", origin=KD, ge=0, le=1000)
+    kd_soft: float | None = knob(None, "weight of soft targets: T^2 KL of the answers at temperature T", origin=KD, ge=0, le=1000)
+    kd_weight: float | None = knob(None, "weight of the loss itself", origin=KD, ge=0, le=1e6)
+    kd_temperature: float | None = knob(None, "T of the soft targets", origin=f"{KD}, 4", ge=0.1, le=100)
+    kd_pretraining: float | None = knob(
+        None,
+        "steps before the student's own, for ab, ft, fsp and sskd, which prepare something",
+        unit="share of student.steps",
+        origin=f"{KD}: 30 of 240 epochs, sskd 60",
+        ge=0,
+        le=1,
+    )
+    kd_warmup: float | None = knob(
+        None,
+        "steps over which the loss's weight rises from 0",
+        unit="share of student.steps",
+        origin=f"{KD}: reviewkd 20 of 240 epochs",
+        ge=0,
+        le=1,
+    )
+    kd_negatives: int = knob(
+        16_384, "crd: images of other classes that each is told from, at most as many as there are", origin="CRD", ge=1, le=2**20
+    )
+    kd_width: int = knob(128, "crd, cc: width of the embeddings", unit="units", origin="CRD", ge=2, le=4096)
+
+    @property
+    def pretraining_steps(self) -> int:
+        """Steps in which what the loss needs is prepared."""
+        return round(kd_form(self, "kd_pretraining") * self.steps) if self.kd in TWO_PHASES else 0
+
+    @property
+    def length(self) -> int:
+        """All steps."""
+        return self.pretraining_steps + self.steps
+
+    def unread(self) -> frozenset[str]:
+        """Without a loss, the teacher."""
+        return frozenset({"teacher"}) if self.kd == "none" else frozenset()
+
+    def inert(self) -> frozenset[str]:
+        """What the loss does not look at."""
+        if self.kd == "none":
+            return frozenset({"kd_negatives", "kd_width", *KD_FORMS["blkd"]})
+        none = {"kd_weight", "kd_warmup"} if self.kd in WITHOUT_TERM else set()
+        none |= set() if kd_form(self, "kd_soft") else {"kd_temperature"}
+        none |= set() if self.kd in TWO_PHASES else {"kd_pretraining"}
+        none |= set() if self.kd == "crd" else {"kd_negatives"}
+        none |= set() if self.kd in ("crd", "cc") else {"kd_width"}
+        return frozenset(none)
+
+
+def kd_form(cfg: StudentConfig, knob: str) -> float:
+    """The value of a `kd_` knob, by the loss where it is null."""
+    value: float | None = getattr(cfg, knob)
+    return KD_FORMS[cfg.kd][knob] if value is None else value
 
 
 class CganKdConfig(MethodConfig):

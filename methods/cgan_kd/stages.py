@@ -112,16 +112,20 @@ def make_samples(
     return {"acceptance": acceptance, "draws": float(sum(part.draws for part in ordered))}
 
 
-def train_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact, samples: Artifact) -> dict[str, float]:
+def train_student(
+    ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact, samples: Artifact, teacher: Artifact | None = None
+) -> dict[str, float]:
     """M3: the student on real and processed fake images. Makes a saved network."""
     labels = torch.tensor(samples.array("labels.npy"))
     chosen = np.arange(len(labels))
     if cfg.fakes:
         chosen = select_per_class(labels, cfg.fakes, data.classes or 0, ctx.rng(0, "fakes", device="cpu")).numpy()
     fakes = Split(np.asarray(samples.array("images.npy")[chosen]), np.asarray(labels[chosen]))
-    return fit_student(ctx, cfg, data, baseline, fakes)
+    return fit_student(ctx, cfg, data, baseline, fakes, teacher)
 
 
-def train_control(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact) -> dict[str, float]:
+def train_control(
+    ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact, teacher: Artifact | None = None
+) -> dict[str, float]:
     """The control: the same student, the same start, the same steps, real images only."""
-    return fit_student(ctx, cfg, data, baseline, None)
+    return fit_student(ctx, cfg, data, baseline, None, teacher)

@@ -31,6 +31,7 @@ class Stage:
             them and before its key is made, so sweeping them leaves the stage alone.
         check: "module:function" called as `function(name, cfg, data, **sections)` before anything starts; raises UserError
             for what can be known to be wrong. It should not import torch.
+        looks: further sections that the check alone is given: what the stage makes depends on them through its inputs only.
         shares: knobs whose items all workers share evenly, such as a batch: of the section, or `<section>.<knob>`.
         test: whether it measures on the test part. Only such a stage is handed it, and it runs only for what has been
             chosen on the validation part. It measures the last of its inputs.
@@ -49,6 +50,7 @@ class Stage:
     sections: tuple[str, ...] = ()
     ignores: frozenset[str] = frozenset()
     check: str = ""
+    looks: tuple[str, ...] = ()
     shares: tuple[str, ...] = ()
     test: bool = False
     per_seed: bool = True
@@ -73,6 +75,10 @@ class Stage:
             name: getattr(config, name) if "" in names else Selection(getattr(config, name), names, name)
             for name, names in chosen.items()
         }
+
+    def checked(self, config: MethodConfig) -> dict[str, Section | Selection]:
+        """What its check is given of further sections."""
+        return {**self.further(config), **{name: getattr(config, name) for name in self.looks}}
 
     def reported(self, config: MethodConfig, task: str) -> list[str]:
         """The names of the metrics that it reports, where the data's task is measured by `task`."""

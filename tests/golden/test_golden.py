@@ -38,7 +38,7 @@ TRANSFER = ("feature_classifier", "pretrain", "bn")
     [
         ("cgan_kd", "biggan.g_lr", 2.2e-4, GAN, {"biggan"}),
         ("cgan_kd", "biggan.diffaugment", ("color", "translation"), GAN, {"biggan"}),
-        ("cgan_kd", "student.lr", 0.055, ("baseline", "control"), {"control"}),
+        ("cgan_kd", "student.lr", 0.055, ("teacher", "baseline", "control"), {"control"}),
         ("rgal", "synthesis.bn", 1.1, ("teacher", "student"), {"student"}),
         ("cgan_transfer", "bn.g_lr", 2.2e-4, TRANSFER, {"bn"}),
     ],

@@ -24,7 +24,7 @@ def check(name: str, changes: dict[str, Any]) -> None:
     for stage in method.stages:
         if stage.check:
             data = load(config.data).without_test()
-            named(stage.check)(stage.section or stage.name, stage.config(config), data, **stage.further(config))
+            named(stage.check)(stage.section or stage.name, stage.config(config), data, **stage.checked(config))
 
 
 BATCHES = [(name, knob) for name in method_names() for knob in knobs(find_method(name).config) if knob.endswith(".batch")]

@@ -217,7 +217,7 @@ def check_stages(method: Method, config: MethodConfig, others: Sequence[MethodCo
     too_large: list[str] = []  # every batch at once, for a small set is too small for all
     for variant in [config, *others]:
         for stage in method.stages:
-            seen, seen_first = [(c.data, stage.config(c), stage.further(c)) for c in (variant, config)]
+            seen, seen_first = [(c.data, stage.config(c), stage.checked(c)) for c in (variant, config)]
             if stage.check and (variant is config or seen != seen_first):
                 try:
                     named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
