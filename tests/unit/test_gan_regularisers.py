@@ -14,7 +14,7 @@ from gankd.models import build
 from gankd.models.biggan_blocks import set_conditioning
 from gankd.stages.gan import GANTraining
 from gankd.stages.gan_batch import Seen
-from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, mode_seeking
+from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, gradient_penalty, mode_seeking
 from gankd.stages.sections import GanTrainingConfig
 
 ADA = {"ada_target": 0.6, "diffaugment": ("translation", "cutout")}
@@ -203,3 +203,35 @@ def test_a_workers_part_of_a_pair_is_refused() -> None:
     cfg = GanTrainingConfig(batch=6, mode_seeking=0.1, diffaugment=())
     with pytest.raises(UserError, match="a worker's part of the GAN's batch is 3"):
         GANTraining(context(0, 2), cfg, 2e-4, *networks(), reals)
+
+
+def test_r1_is_half_the_squared_gradient_at_each_image() -> None:
+    images = torch.randn(5, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([[3.0, 0], [0, 4]], dtype=torch.float64, requires_grad=True)
+    penalty = gradient_penalty((images * weight).sum((1, 2, 3))[:, None], images)  # dD/dx is the weight, whatever the image
+    assert float(penalty.detach()) == 12.5
+    (gradient,) = torch.autograd.grad(penalty, weight)  # through the gradient
+    torch.testing.assert_close(gradient.double(), weight.detach())
+
+
+def test_r1_comes_every_so_many_updates_and_leaves_the_others_alone() -> None:
+    plain, penalised = training(d_steps=2), training(d_steps=2, r1=0.5, r1_every=3)
+    seen = ["loss_r1" in penalised.step(step, generator_at(step)) for step in range(4)]
+    assert seen == [True, True, False, True]  # of updates 0 to 7, these: 0, 3, 6
+    assert "loss_r1" not in plain.step(0, generator_at(0))
+    one, other = training(), training(r1=0.5, r1_every=1000)
+    one.step(1, generator_at(1))
+    other.step(1, generator_at(1))
+    for mine, theirs in zip(one.discriminator.parameters(), other.discriminator.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_discriminator_that_compares_images_sees_fakes_and_reals_apart() -> None:
+    sizes: list[int] = []
+    for compares in (False, True):
+        one = training(batch=16)
+        one.discriminator.compares_images = compares
+        whole = one.discriminator.features
+        one.discriminator.features = lambda images, whole=whole: (sizes.append(len(images)), whole(images))[1]  # type: ignore
+        one.update_discriminator(0, generator_at(0))
+    assert sizes == [32, 16, 16]

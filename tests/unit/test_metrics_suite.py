@@ -18,7 +18,7 @@ from gankd.metrics.extractors import classifier, from_weights, inception_torchvi
 from gankd.metrics.suite import Features, cautions, fid, intra_fid, measure, real_side, suite
 from gankd.models import build
 from gankd.models.generative import Generative
-from gankd.stages.quality import Renumbered, generated_labels, real_features, score_network
+from gankd.stages.quality import Renumbered, generated_features, generated_labels, real_features, score_network
 from gankd.stages.sections import QualityConfig
 
 CFG = QualityConfig(neighbours=3)
@@ -305,7 +305,7 @@ def context(tmp_path: Path, world: int = 1, rank: int = 0) -> Any:
 class Painter(Generative):
     """A generator of flat images: the latent decides the brightness, the label the sign of a stripe."""
 
-    dim_z = 2
+    dim_z, classes = 2, 3
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         level = z[:, :1].tanh().view(-1, 1, 1, 1).expand(-1, 1, 8, 8).clone()
@@ -380,3 +380,24 @@ def test_a_generator_that_makes_no_numbers_ends_its_stage(tmp_path: Path) -> Non
     real = features(60)
     with pytest.raises(StageFailed, match=r"image \d+ has pixels or random_conv features that are not finite"):
         score_network(context(tmp_path), QualityConfig(images=90, batch=20), Broken(), random_conv(1, 8), real)
+
+
+class Plain(Generative):
+    """A generator that takes no labels."""
+
+    dim_z, classes = 2, None
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return z[:, :1].tanh().view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+
+
+def test_of_images_without_labels_nothing_is_measured_by_class(tmp_path: Path) -> None:
+    real, cfg = features(60), QualityConfig(images=90, batch=20)
+    by_class = {f"{name}_random_conv" for name in ("intra_fid", "intra_fid_max", "spread", "class_accuracy")}
+    one = score_network(context(tmp_path), cfg, Painter(), random_conv(1, 8), real)
+    other = score_network(context(tmp_path), cfg, Plain(), random_conv(1, 8), real)
+    assert one.keys() - other.keys() == by_class & one.keys() != set()
+    assert other["fid_random_conv"] > 0
+    fake = generated_features(context(tmp_path), cfg, Plain(), random_conv(1, 8), torch.zeros(90, dtype=torch.long))
+    assert fake.unlabelled
+    assert not any("intra_fid" in sentence for sentence in cautions(real, fake, "random_conv"))
