@@ -150,8 +150,6 @@ def pretraining(
         return Pretraining(ctx, cfg, data, student, generated)
     if learner == "encode":
         assert teacher is not None
-        if not hasattr(teacher.generator, "num_ws"):
-            raise UserError("latent encoding rebuilds images from a StyleGAN2's w, which gan.network is not")
         outputs = teacher.generator.num_ws * teacher.latent_width
         student = Student(backbone, mlp(width, width, outputs, ENCODING_LAYERS, last_bias=False))
         encoding = Encoding(ctx, cfg, data, student, generated)

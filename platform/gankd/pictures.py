@@ -64,24 +64,18 @@ def heat_map(shares: Tensor) -> Any:
 
 def scatter(x: Tensor, y: Tensor, x_name: str, y_name: str) -> Any:
     """Points (x, y), both (N,), on axes of one scale with their diagonal, as a PIL picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
 
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot(xlabel=x_name, ylabel=y_name, aspect="equal")
     axes.scatter(x.cpu().numpy(), y.cpu().numpy(), s=8, alpha=0.5)
     axes.axline((float(x.mean()), float(x.mean())), slope=1, color="grey", linewidth=1)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
+    return _drawn(figure)
 
 
 def line(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str, *, log_x: bool, title: str) -> Any:
     """Points (x, y, what it is) joined in their order, those with a NaN left out, as a PIL picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from PIL import Image
 
     there = [(x, y, name) for x, y, name in points if x == x and y == y]
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -90,6 +84,14 @@ def line(points: Sequence[tuple[float, float, str]], x_name: str, y_name: str, *
     for x, y, name in there:
         axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize="small")
     axes.grid(alpha=0.3)
+    return _drawn(figure)
+
+
+def _drawn(figure: Any) -> Any:
+    """A matplotlib figure as a PIL picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")

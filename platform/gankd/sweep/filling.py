@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +24,7 @@ from gankd.sweep.jobs import Cluster, Outcome, bring_about
 from gankd.sweep.plan import Sweep
 from gankd.sweep.seeds import seed_note
 from gankd.sweep.table import Row, TableSpec
+from gankd.sweep.tables import interval, mean_and_deviation, verdict
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,9 @@ def cells(spec: TableSpec, each: Filled) -> list[str]:
 
 
 def _difference(each: Filled) -> list[str]:
-    p, failed = each.difference, "; ".join(each.failures)
-    if p is None or p.count < 2:
-        return ["" if p is None else f"{p.mean:+.2f}", failed]
-    verdict = ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"
-    return [f"{p.mean:+.2f} [{p.low:+.2f}, {p.high:+.2f}]", "; ".join(filter(None, (verdict, failed)))]
-
-
-def mean_and_deviation(values: list[float]) -> str:
-    """Over seeds; empty for none."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else ""
-    return f"{fmean(values):.2f} ± {stdev(values):.2f}"
+    p = each.difference
+    said = [verdict(p)] if p is not None and p.count > 1 else []
+    return ["" if p is None else interval(p), "; ".join([*said, *each.failures])]
 
 
 def _paper(value: float | str | None) -> str:

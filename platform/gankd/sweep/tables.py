@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from rich.table import Table
 
 from gankd.method import Method
+from gankd.metrics.paired import Paired
 from gankd.sweep.conclusion import Conclusion, main_values, test_gain
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
@@ -133,15 +134,26 @@ def seeds_table(sweep: Sweep, repeated: list[Repeated]) -> Table:
             table.add_row(row.what, row.metric, "0", "", "", "", "; ".join(row.failures))
             continue
         p = row.paired
-        interval = f"{p.mean:+.2f} [{p.low:+.2f}, {p.high:+.2f}]" if p.count > 1 else f"{p.mean:+.2f}"
-        verdict = ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"
-        cells = [_mean_and_deviation(row.method), _mean_and_deviation(row.control), interval]
-        table.add_row(row.what, row.metric, str(p.count), *cells, "; ".join([verdict, *row.failures]))
+        cells = [mean_and_deviation(row.method), mean_and_deviation(row.control), interval(p)]
+        table.add_row(row.what, row.metric, str(p.count), *cells, "; ".join([verdict(p), *row.failures]))
     return table
 
 
-def _mean_and_deviation(values: tuple[float, ...]) -> str:
-    return f"{fmean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Over seeds; empty for none."""
+    if len(values) < 2:
+        return f"{values[0]:.2f}" if values else ""
+    return f"{fmean(values):.2f} ± {stdev(values):.2f}"
+
+
+def interval(p: Paired) -> str:
+    """The mean difference and, of two seeds or more, its 95 % interval."""
+    return f"{p.mean:+.2f} [{p.low:+.2f}, {p.high:+.2f}]" if p.count > 1 else f"{p.mean:+.2f}"
+
+
+def verdict(p: Paired) -> str:
+    """Whether a difference, positive where it is better, is more than luck."""
+    return ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"
 
 
 def _number(value: float | None, sign: str = "") -> str:
