@@ -145,10 +145,12 @@ def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[s
 def _train(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
     # Tune would swallow Ctrl-C and end as if all were well.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    from gankd.sweep.beside import controls_beside
     from gankd.sweep.trials import run_trials
 
-    _make_shared(sweep, cluster)
-    return run_trials(sweep, cluster)
+    with controls_beside(sweep, cluster):
+        _make_shared(sweep, cluster)
+        return run_trials(sweep, cluster)
 
 
 def _make_shared(sweep: Sweep, cluster: Cluster) -> None:

@@ -1,0 +1,91 @@
+"""The controls of trials that wait for no shared stage in training are made beside the shared stages, on what idles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any
+
+from gankd.errors import StageFailed, UserError
+from gankd.pipeline import Job, Pipeline, known_metrics, run
+from gankd.store import Store
+from gankd.sweep.jobs import Cluster
+from gankd.sweep.launch import lost
+from gankd.sweep.plan import Sweep
+from gankd.sweep.points import draw_points
+from gankd.sweep.request import Resources
+
+MOST = 100  # controls: shared stages are done before more of them, and each is looked up beforehand
+
+
+@contextmanager
+def controls_beside(sweep: Sweep, cluster: Cluster) -> Iterator[None]:
+    """While the block makes the shared stages, the trials' controls are made where there is room.
+
+    Each of them is the artifact that its trial would make, which then finds it in the store; a failure is the trial's to tell.
+    Entering starts Ray when there is something to make. Raises on leaving what a bug of ours raised.
+    """
+    controls = controls_to_make(sweep)
+    started = _start(sweep, controls, cluster()) if controls else []
+    yield
+    if started:
+        import ray
+    for reference in started:
+        try:
+            ray.get(reference)
+        except Exception as error:
+            if not lost(error):
+                raise
+
+
+def controls_to_make(sweep: Sweep) -> list[Job]:
+    """The controls of all trials, in order, when a shared stage is missing that they do not need; else none.
+
+    Trials that Optuna is to draw are not known yet, and those of several workers take Ray Train.
+    """
+    request, gain = sweep.request, sweep.method.gain
+    if gain is None or request.search != "random" or request.workers > 1:
+        return []
+    shared = Pipeline(sweep.job({}, stages=sweep.shared()))
+    store = Store(sweep.storage)
+    missing = {name for name in shared.job.stages if not store.has(shared.keys[name])}
+    if missing <= sweep.method.needed((gain.control,), sweep.config):
+        return []
+    jobs: dict[str, Job] = {}
+    for trial, knobs in islice(draw_points(sweep).items(), MOST):
+        with suppress(UserError):  # knobs that do not go together: the trial itself says so, and fails
+            job = sweep.job(knobs, trial, (gain.control,))
+            jobs.setdefault(Pipeline(job).keys[gain.control], job)
+    return list(jobs.values())
+
+
+def room(have: Mapping[str, float], taken: Resources, need: Resources) -> int:
+    """How many trainings that take `need` fit beside one that has `taken`."""
+    left = {kind: have.get(kind, 0) - each * taken.workers for kind, each in taken.per_worker().items()}
+    free = [left.get(kind, have.get(kind, 0)) / (each * need.workers) for kind, each in need.per_worker().items() if each]
+    return max(0, int(min(free)))
+
+
+def make_until(jobs: Sequence[Job], done: Callable[[], bool]) -> int:
+    """Run jobs one after the other, as long as not `done()`; returns how many. What fails is left to its trial."""
+    for count, job in enumerate(jobs):
+        if done():
+            return count
+        with suppress(StageFailed, UserError):
+            run(job)
+    return len(jobs)
+
+
+def _start(sweep: Sweep, controls: Sequence[Job], have: Mapping[str, float]) -> list[Any]:
+    import ray
+
+    need, shared = sweep.request.resources(1), sweep.job({}, stages=sweep.shared())
+    slots = room(have, sweep.request.shared_resources(), need)
+    task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(_make_beside)
+    return [task.remote(controls[slot::slots], shared) for slot in range(min(slots, len(controls)))]
+
+
+def _make_beside(controls: Sequence[Job], shared: Job) -> int:
+    """Until the shared stages are there: then the trials want the room."""
+    return make_until(controls, lambda: known_metrics(shared) is not None)
