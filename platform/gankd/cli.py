@@ -190,6 +190,32 @@ def evaluate(model: str, storage: str, **quality: Any) -> None:
 
 
 @cli.command()
+@click.argument("model")
+@click.option(
+    "--format", "kind", type=click.Choice(["safetensors", "onnx", "torch-export", "hdf5", "folder"]), default="safetensors",
+    show_default=True, help="The network; or, as hdf5 or folder, the images of --stage.",
+)  # fmt: skip
+@click.option("--out", required=True, type=click.Path(), help="A new folder.")
+@click.option("--stage", help="The stage whose images to take, of the trial that made the model, e.g. samples.")
+@click.option("--data-licence", default="", help="Licence of the data, for the model card.")
+@STORAGE
+def export(model: str, kind: str, out: str, stage: str | None, data_licence: str, storage: str) -> None:
+    """A registered network, or the images that it learned from, as files for other programs."""
+    from gankd.commands.export import export_network
+    from gankd.commands.export_images import export_images
+
+    if (kind in ("hdf5", "folder")) != (stage is not None):
+        raise UserError("--stage goes with --format hdf5 or folder: images; the others are formats of the network itself")
+    if stage is not None:
+        click.echo(export_images(model, stage, kind, Path(out), absolute(storage)))
+        return
+    exported = export_network(model, kind, Path(out), data_licence)
+    click.echo(
+        f"wrote {', '.join(exported.files)} to {out}; outputs within {exported.difference:.1g} of the registered network's"
+    )
+
+
+@cli.command()
 @click.option("--dataset", required=True, help="Data set whose methods to compare: digits, or your own by its title.")
 def compare(dataset: str) -> None:
     """Methods side by side on a data set: the best sweep of each."""

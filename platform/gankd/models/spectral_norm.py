@@ -80,7 +80,7 @@ class SNConv2d(SpectralNorm, nn.Conv2d):
         """conv(up2(x)): (N, in, H, W) to (N, out, 2H, 2W)."""
         if self.kernel_size == (1, 1):
             return F.interpolate(self(x), scale_factor=2)
-        taps = F.avg_pool2d(self.normalised_weight(), 2, stride=1, padding=1, divisor_override=1)
+        taps = 4 * F.avg_pool2d(self.normalised_weight(), 2, stride=1, padding=1)  # ONNX knows no divisor_override
         return F.conv_transpose2d(x, taps.flip(2, 3).transpose(0, 1), self.bias, stride=2, padding=1)
 
     def pooled(self, x: Tensor) -> Tensor:
