@@ -128,6 +128,16 @@ def _from_pretrained(method: str, file: str) -> dict[str, str]:
 
 
 @cli.command()
+@click.argument("name")
+@STORAGE
+def status(name: str, storage: str) -> None:
+    """A sweep seen from another terminal: what trains now, by whom and how long still, the trials, the best."""
+    from gankd.commands.status import sweep_status
+
+    console().print(sweep_status(name, absolute(storage)))
+
+
+@cli.command()
 def methods() -> None:
     """List the methods."""
     from gankd.config import preset_names

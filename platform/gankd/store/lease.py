@@ -78,6 +78,16 @@ def holder_alive(raw: bytes) -> bool | None:
     return isinstance(record.get("pid"), int) and process_start(record["pid"]) == record.get("start")
 
 
+def holder(raw: bytes) -> str:
+    """Host and process that wrote a lease, in words; empty for no lease, and for a process of this machine that is dead."""
+    record = _parse(raw)
+    return "" if not record or holder_alive(raw) is False else _named(record)
+
+
+def _named(record: dict[str, Any]) -> str:
+    return f"{record.get('host', '?')}, process {record.get('pid', '?')}"
+
+
 class Pulse:
     """Tells from the beat of one key's lease whether its holder is dead: seen at once on this machine, else by its silence."""
 
@@ -123,8 +133,7 @@ class Lease:
             if generation and done():
                 return False
             if generation and on_wait is not None:
-                record = _parse(raw)
-                on_wait(f"{record.get('host', '?')}, process {record.get('pid', '?')}", time.monotonic() - started)
+                on_wait(_named(_parse(raw)), time.monotonic() - started)
             self.storage.pause()
 
     def _claim(self, generation: int) -> bool:
