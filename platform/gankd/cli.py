@@ -62,16 +62,27 @@ def _option(name: str, info: Any) -> click.Option:
 @click.option("--set", "assignments", multiple=True, metavar="KNOB=VALUE", help="Override a knob, e.g. student.lr=0.05.")
 @click.option("--pretrained", metavar="FILE", help="Networks of the user's own to start from, where the method takes some.")
 @click.option("--address", help="Ray cluster to run on: auto, or host:port.  [default: this machine alone]")
+@click.option("--time", "allowed", metavar="TIME", help="Stop after so long, as by Ctrl-C, e.g. 90s, 30m, 2h.  [default: never]")
 @click.option("--name", help="Name of the sweep.  [default: method, preset and time]")
 @click.option("--resume", "resumed", metavar="NAME", help="Go on with a sweep that was interrupted.")
 @STORAGE
-def tune(resumed: str | None, assignments: tuple[str, ...], pretrained: str | None, address: str | None, **flags: Any) -> None:
+def tune(
+    resumed: str | None,
+    assignments: tuple[str, ...],
+    pretrained: str | None,
+    address: str | None,
+    allowed: str | None,
+    **flags: Any,
+) -> None:
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
     from gankd.config import parse_overrides
     from gankd.paths import absolute_path
     from gankd.sweep.launch import set_environment
+    from gankd.text import seconds_of
 
     interrupt.advise("nothing had been started")
+    if allowed is not None:
+        interrupt.allow(seconds_of(allowed))
     if address is not None and not address.strip():
         raise UserError("--address is empty; give auto, host:port, or leave it out for this machine alone")
     set_environment(address)  # before Ray is imported, which these do
@@ -108,7 +119,7 @@ def _refuse_beside_resume() -> None:
     """A resumed sweep goes on as it was asked for: a flag that would change it is not taken in silence."""
     context = click.get_current_context()
     given = [name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-    if others := sorted(set(given) - {"resumed", "storage", "address"}):
+    if others := sorted(set(given) - {"resumed", "storage", "address", "allowed"}):
         flags = ", ".join("--set" if name == "assignments" else f"--{name.replace('_', '-')}" for name in others)
         raise UserError(
             f"--resume goes on with a sweep as it was asked for, without {flags}: leave that out, or start a new sweep"

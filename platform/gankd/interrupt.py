@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: at any moment the same sentence, the same exit code, and no process left behind.
+"""Ctrl-C, SIGTERM and the end of the time allowed: at any moment the same sentence, and no process left behind.
 
 The first signal raises KeyboardInterrupt in the main thread; further ones change nothing. Whoever swallows it, or is slow to
 clean up, is not waited for: a thread says the sentence and ends the process and all its descendants.
@@ -16,7 +16,9 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 SAY_WITHIN_S, END_WITHIN_S = 3.0, 7.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+WORDS = {signal.SIGTERM: "told to stop", signal.SIGALRM: "the time is up"}
+TIME_IS_UP = 124  # as `timeout` exits
 
 _received = 0  # the number of the first signal
 _advice = ""
@@ -31,6 +33,11 @@ def install() -> None:
     sys.unraisablehook = _on_unraisable
 
 
+def allow(seconds: float) -> None:
+    """Stop as by Ctrl-C after so many seconds from now."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
 def advise(text: str) -> None:
     """What the sentence says after "interrupted"."""
     global _advice
@@ -41,16 +48,16 @@ def say() -> None:
     """The sentence, once."""
     if not _said.is_set():
         _said.set()
-        what = "told to stop" if _received == signal.SIGTERM else "interrupted"
+        what = WORDS.get(_received, "interrupted")  # type: ignore[call-overload]
         sys.stderr.write(f"\n{what}{f'; {_advice}' if _advice else ''}\n")
         sys.stderr.flush()
 
 
 def end() -> NoReturn:
-    """Say the sentence, kill what was started and exit: 130 after Ctrl-C, 143 after SIGTERM."""
+    """Say the sentence, kill what was started and exit: 130 after Ctrl-C, 143 after SIGTERM, 124 when the time is up."""
     say()
     _kill_descendants()
-    os._exit(128 + (_received or signal.SIGINT))
+    os._exit(TIME_IS_UP if _received == signal.SIGALRM else 128 + (_received or signal.SIGINT))
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -119,3 +119,12 @@ def shortened(value: Any, longest: int = 120) -> str:
     except RecursionError:
         text = f"a {type(value).__name__}"
     return text if len(text) <= longest else f"{text[: longest // 3]}...{text[-longest // 3 :]} ({len(text):,} characters)"
+
+
+def seconds_of(text: str) -> float:
+    """A time such as 90s, 30m, 2h or 1h30m. Raises UserError for anything else, and for none at all."""
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    seconds = sum(int(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
+    if not 0 < seconds < 10**9:
+        raise UserError(f"a time cannot be {text!r}: it is a number of s, m or h, such as 90s, 30m, 2h or 1h30m")
+    return float(seconds)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gankd.commands.status import duration, follow, sweep_status
+from gankd.commands.status import duration, sweep_status
 from gankd.errors import UserError
 from gankd.store import Store
 from gankd.store.events import EventWriter
+from gankd.sweep.progress import follow
 from gankd.sweep.records import SweepRecords, TrialRecord
 
 KEYS = {stage: f"{stage}-{'0' * 20}" for stage in ("teacher", "biggan", "student")}

@@ -30,7 +30,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gankd.errors import UserError
@@ -150,6 +150,16 @@ class EventReader:
                 after[source] = CLOSED if chunk and chunk[-1]["kind"] == "closed" else seq
             streams.append(events)
         return list(heapq.merge(*streams, key=lambda event: event["time"])), after
+
+    def all(self) -> Iterator[Event]:
+        """From the first to the last that is written now."""
+        cursor: Cursor = {}
+        while True:
+            events, after = self.read(cursor)
+            yield from events
+            if after == cursor:
+                return
+            cursor = after
 
     def _chunk(self, source: str, seq: int) -> list[Event] | None:
         # Asking for the next number costs the same however long the source has been writing; listing would not.

@@ -141,17 +141,11 @@ def validation_curves(sweep: Sweep, records: Sequence[TrialRecord]) -> dict[str,
     """Trial -> (step, watched metric) as its watched stage reported them in this sweep; what came from the store has none."""
     trials = {record.keys.get(sweep.method.watched): record.trial for record in records}
     curves: dict[str, list[tuple[int, float]]] = {}
-    reader = EventReader(sweep.records.events)
-    cursor: dict[str, int] = {}
-    while True:
-        seen, after = reader.read(cursor)
-        for event in seen:
-            if event["kind"] == "metrics" and event.get("key") in trials and sweep.watched_metric in event["values"]:
-                point = (event["step"], event["values"][sweep.watched_metric])
-                curves.setdefault(trials[event["key"]], []).append(point)
-        if after == cursor:
-            return curves
-        cursor = after
+    for event in EventReader(sweep.records.events).all():
+        if event["kind"] == "metrics" and event.get("key") in trials and sweep.watched_metric in event["values"]:
+            point = (event["step"], event["values"][sweep.watched_metric])
+            curves.setdefault(trials[event["key"]], []).append(point)
+    return curves
 
 
 def what_numbers_depend_on(sweep: Sweep, best: TrialRecord, store: Store) -> dict[str, dict[str, Any]]:

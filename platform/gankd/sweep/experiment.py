@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ from gankd.sweep.conclusion import Conclusion, draw_conclusion, notes, summary, 
 from gankd.sweep.display import Live
 from gankd.sweep.filling import Filled, fill, manifests, record_table
 from gankd.sweep.plan import Sweep
+from gankd.sweep.progress import cost
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.registering import register_best
 from gankd.sweep.table import TableSpec
@@ -77,6 +78,8 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> None:
             raise
         except KeyboardInterrupt:
             interrupt.say()
+            with suppress(OSError, UserError):  # a storage that is away does not keep it from ending
+                console.print(cost(EventReader(sweep.records.events).all()))
             raise
         finally:
             events.close()
