@@ -38,8 +38,8 @@ class Stage:
         per_seed: whether a repetition over seeds makes it anew. What only measures is made once, else the numbers that it
             measures would not compare.
         metrics: the names of all that it reports, to check an objective by. "{task}" stands for the metric of the data's task,
-            "{extractor}" for "classifier" and the section's `extractor`; "name?knob" is reported where that knob of the section
-            is set. None: not known beforehand.
+            "{extractor}" for "classifier", or where labels are numbers "regressor", and the section's `extractor`; "name?knob" is
+            reported where that knob of the section is set. None: not known beforehand.
         version: raise it when results change by what the syntax tree of the method does not show (a library, a data file).
     """
 
@@ -83,7 +83,8 @@ class Stage:
     def reported(self, config: MethodConfig, task: str) -> list[str]:
         """The names of the metrics that it reports, where the data's task is measured by `task`."""
         section = self.config(config)
-        extractors = [name for name in ("classifier", getattr(section, "extractor", None)) if name]
+        own = "regressor" if task == "mae" else "classifier"
+        extractors = [name for name in (own, getattr(section, "extractor", None)) if name]
         entries = [entry.partition("?") for entry in self.metrics or ()]
         names = [
             name.replace("{task}", task) for name, _, knob in entries if not knob or getattr(section, knob, None) is not None

@@ -70,6 +70,7 @@ def keep_classifier(ctx: Context, network: nn.Module, data: DataSet) -> None:
     """
     models.save(network, ctx.out)
     task = task_of(data)
+    task.describe(ctx.out)
     ctx.basis[""] = {"network": network.recipe}
     ctx.image(task.picture_name, task.picture(network, Resident(data.val, ctx.device)))
 
