@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 import torch
 
 from gankd.metrics.extractors import Extractor
-from gankd.metrics.suite import fid, measure
+from gankd.metrics.features import measure
+from gankd.metrics.suite import fid
 
 FEATURES, BATCH, LIMIT_MB = 2048, 500, 600
 

@@ -22,8 +22,9 @@ import scipy.linalg
 import torch
 
 from gankd.metrics.extractors import Extractor, classifier
+from gankd.metrics.features import measure
 from gankd.metrics.kernel import KID_SEED
-from gankd.metrics.suite import measure, suite
+from gankd.metrics.suite import suite
 from gankd.models import build
 from gankd.stages.sections import QualityConfig
 

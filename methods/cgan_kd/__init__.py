@@ -22,6 +22,16 @@ METHOD = Method(
     stages=(
         classifier("teacher"),
         classifier("baseline"),
+        # TAKD's first hop: only for a student that learns from it.
+        Stage(
+            "assistant",
+            "methods.cgan_kd.stages:train_assistant",
+            inputs=("teacher",),
+            check=f"{CHECKS}:check_classifier",
+            shares=("batch",),
+            metrics=CLASSIFIER_METRICS,
+            on_demand=True,
+        ),
         classifier("feature_classifier", per_seed=False),
         real_statistics(),
         Stage(
@@ -51,7 +61,7 @@ METHOD = Method(
         Stage(
             "student",
             "methods.cgan_kd.stages:train_student",
-            inputs=("baseline", "samples", "teacher"),
+            inputs=("baseline", "samples", "teacher", "assistant"),
             check=STUDENT,
             looks=("baseline", "teacher"),
             shares=("batch",),
@@ -61,7 +71,7 @@ METHOD = Method(
         Stage(
             "control",
             "methods.cgan_kd.stages:train_control",
-            inputs=("baseline", "teacher"),
+            inputs=("baseline", "teacher", "assistant"),
             section="student",
             ignores=frozenset({"fakes", "real_per_fake"}),
             check=STUDENT,
@@ -82,6 +92,7 @@ METHOD = Method(
     roles={
         "extractor": "feature_classifier",
         "teacher": "teacher",
+        "assistant": "assistant",
         "baseline": "baseline",
         "control": "control",
         "student": "student",

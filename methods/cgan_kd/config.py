@@ -18,13 +18,15 @@ KD = "null: the paper's value for the loss"
 WIDTHS = ("MLP3", "MLP5", "MLP7", "MLP9")
 
 KdName = Literal[
-    "none", "blkd", "fitnet", "at", "sp", "vid", "rkd", "pkt", "ab", "ft", "crd", "cc", "nst", "fsp", "kdsvd", "reviewkd", "sskd"
+    "none", "blkd", "takd", "fitnet", "at", "sp", "vid", "rkd", "pkt", "ab", "ft", "crd", "cc", "nst", "fsp", "kdsvd", "reviewkd",
+    "sskd",
 ]  # fmt: skip
 # What each knob of `student` that is null means for a loss: the paper's; cc and nst: RepDistiller's script; kdsvd: ours.
 KD_FORMS: dict[str, dict[str, float]] = {
     name: {"kd_ce": ce, "kd_soft": soft, "kd_weight": weight, "kd_pretraining": before, "kd_warmup": 0.0, "kd_temperature": 4.0}
     for name, ce, soft, weight, before in (
-        ("blkd", 0.1, 0.9, 0.0, 0.0), ("fitnet", 1.0, 1.0, 100.0, 0.0), ("at", 1.0, 1.0, 1000.0, 0.0),
+        ("blkd", 0.1, 0.9, 0.0, 0.0), ("takd", 0.5, 0.5, 0.0, 0.0),
+        ("fitnet", 1.0, 1.0, 100.0, 0.0), ("at", 1.0, 1.0, 1000.0, 0.0),
         ("sp", 1.0, 1.0, 3000.0, 0.0), ("vid", 1.0, 1.0, 1.0, 0.0), ("rkd", 1.0, 1.0, 1.0, 0.0),
         ("pkt", 1.0, 1.0, 30_000.0, 0.0), ("ab", 1.0, 1.0, 0.0, 30 / 240), ("ft", 1.0, 1.0, 200.0, 30 / 240),
         ("crd", 1.0, 1.0, 0.8, 0.0), ("cc", 1.0, 1.0, 0.02, 0.0), ("nst", 1.0, 1.0, 50.0, 0.0),
@@ -33,8 +35,21 @@ KD_FORMS: dict[str, dict[str, float]] = {
     )
 }  # fmt: skip
 KD_FORMS["reviewkd"]["kd_warmup"] = 20 / 240
+KD_FORMS["takd"]["kd_temperature"] = 10.0
 TWO_PHASES = frozenset({"ab", "ft", "fsp", "sskd"})
-WITHOUT_TERM = frozenset({"blkd", "ab", "fsp"})  # nothing beside cross-entropy and soft targets once the student itself trains
+WITHOUT_TERM = frozenset({"blkd", "takd", "ab", "fsp"})  # no term of their own once the student itself trains
+
+
+class AssistantConfig(ClassifierConfig):
+    """TAKD's assistant, between teacher and student in size: made only for `student.kd=takd`."""
+
+    network: str = knob("vgg13", "network by name (`gankd.models.CLASSIFIERS`)", origin="cGAN-KD: DenseNet121 to ResNet20")
+    soft: float = knob(0.5, "weight of the teacher's soft targets; cross-entropy has the rest", origin="TAKD", ge=0, le=1)
+    temperature: float = knob(10.0, "T of the soft targets", origin="TAKD", ge=0.1, le=100)
+
+    def inert(self) -> frozenset[str]:
+        """Without soft targets, their temperature."""
+        return frozenset() if self.soft else frozenset({"temperature"})
 
 
 class ExtractorConfig(ClassifierConfig):
@@ -189,8 +204,9 @@ class StudentConfig(Section):
         return self.pretraining_steps + self.steps
 
     def unread(self) -> frozenset[str]:
-        """Without a loss, the teacher."""
-        return frozenset({"teacher"}) if self.kd == "none" else frozenset()
+        """Whoever does not teach: by TAKD the assistant does, by all other losses the teacher."""
+        who = {"none": frozenset[str](), "takd": frozenset({"assistant"})}.get(self.kd, frozenset({"teacher"}))
+        return frozenset({"teacher", "assistant"}) - who
 
     def inert(self) -> frozenset[str]:
         """What the loss does not look at."""
@@ -215,6 +231,7 @@ class CganKdConfig(MethodConfig):
 
     teacher: ClassifierConfig = ClassifierConfig(network="densenet121")
     baseline: ClassifierConfig = ClassifierConfig(network="resnet20")
+    assistant: AssistantConfig = AssistantConfig()
     feature_classifier: ClassifierConfig = FEATURE_CLASSIFIER
     biggan: GanConfig = GanConfig()
     extractor: ExtractorConfig = ExtractorConfig()

@@ -21,10 +21,16 @@ from gankd.data.augment import normalise, to_uint8
 from gankd.engine import train
 from gankd.stages.classifier import build_classifier, fit_classifier, load_network
 from gankd.store.artifact import Artifact
-from methods.cgan_kd.config import DensityRatioConfig, ExtractorConfig, SamplesConfig, StudentConfig
+from methods.cgan_kd.config import AssistantConfig, DensityRatioConfig, ExtractorConfig, SamplesConfig, StudentConfig
 from methods.cgan_kd.filtering import TeacherFilter
 from methods.cgan_kd.subsampling import DensityRatioTraining, RejectionSampler
-from methods.cgan_kd.transfer import fit_student, select_per_class
+from methods.cgan_kd.transfer import SoftTargets, fit_student, select_per_class
+
+
+def train_assistant(ctx: Context, cfg: AssistantConfig, data: DataSet, teacher: Artifact) -> dict[str, float]:
+    """TAKD's first hop, on real images alone, so that the control is TAKD itself. Makes a saved network."""
+    network = build_classifier(cfg, data)  # drawn before the teacher is loaded, so that it does not depend on it
+    return fit_classifier(ctx, cfg, data, network, partial(SoftTargets, teacher=load_network(teacher, ctx.device)))
 
 
 def train_extractor(ctx: Context, cfg: ExtractorConfig, data: DataSet) -> dict[str, float]:
@@ -113,19 +119,21 @@ def make_samples(
 
 
 def train_student(
-    ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact, samples: Artifact, teacher: Artifact | None = None
-) -> dict[str, float]:
+    ctx: Context, cfg: StudentConfig, data: DataSet,
+    baseline: Artifact, samples: Artifact, teacher: Artifact | None = None, assistant: Artifact | None = None,
+) -> dict[str, float]:  # fmt: skip
     """M3: the student on real and processed fake images. Makes a saved network."""
     labels = torch.tensor(samples.array("labels.npy"))
     chosen = np.arange(len(labels))
     if cfg.fakes:
         chosen = select_per_class(labels, cfg.fakes, data.classes or 0, ctx.rng(0, "fakes", device="cpu")).numpy()
     fakes = Split(np.asarray(samples.array("images.npy")[chosen]), np.asarray(labels[chosen]))
-    return fit_student(ctx, cfg, data, baseline, fakes, teacher)
+    return fit_student(ctx, cfg, data, baseline, fakes, teacher or assistant)
 
 
 def train_control(
-    ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact, teacher: Artifact | None = None
-) -> dict[str, float]:
+    ctx: Context, cfg: StudentConfig, data: DataSet,
+    baseline: Artifact, teacher: Artifact | None = None, assistant: Artifact | None = None,
+) -> dict[str, float]:  # fmt: skip
     """The control: the same student, the same start, the same steps, real images only."""
-    return fit_student(ctx, cfg, data, baseline, None, teacher)
+    return fit_student(ctx, cfg, data, baseline, None, teacher or assistant)

@@ -110,7 +110,7 @@ class Mixture:
 def fit_student(
     ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact, fakes: Split | None, teacher: Artifact | None
 ) -> dict[str, float]:
-    """Train the student on real images and, if there are any, fakes. Makes a saved network."""
+    """Train the student on real images and, if there are any, fakes; `teacher`: who teaches it. Makes a saved network."""
     network = models.load(baseline.path)
     if cfg.start == "scratch":
         network = models.build(**network.recipe)
@@ -123,6 +123,26 @@ def fit_student(
     metrics = train(ctx, training, steps=cfg.length, batch=cfg.batch, evaluate_every=max(1, cfg.steps // EVALUATIONS))
     keep_classifier(ctx, network, data)
     return metrics
+
+
+class SoftTargets(ClassifierTraining):
+    """(1 - soft) cross-entropy + soft T^2 KL(teacher || network): a hop of TAKD."""
+
+    def __init__(self, *args: Any, teacher: Any) -> None:
+        super().__init__(*args)
+        self.teacher = teacher.to(memory_format=torch.channels_last)
+
+    def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
+        cfg, (images, labels) = self.cfg, self.draw(step, rng)
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), autocast(self.ctx.device, cfg.precision):
+            targets = self.teacher(images).float()
+        with autocast(self.ctx.device, cfg.precision):
+            logits = self.network(images).float()
+        ce, soft = self.task.loss(logits, labels), soft_targets(logits, targets, cfg.temperature)
+        loss = (1 - cfg.soft) * ce + cfg.soft * soft
+        update(self.ctx, loss, self.optimizers["network"], self.network, lr=cfg.lr * self.rate(step))
+        return {name: term.detach() for name, term in {"loss": loss, "loss_ce": ce, "loss_soft": soft}.items()}
 
 
 class Distillation(ClassifierTraining):

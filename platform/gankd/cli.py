@@ -180,13 +180,14 @@ def show(method: str, preset: str, assignments: tuple[str, ...]) -> None:
 @cli.command()
 @click.argument("model")
 @click.option("--out", default="grid.png", show_default=True, type=click.Path(dir_okay=False))
+@click.option("--labels", help="Rows: classes by number, or numbers in the data's unit, e.g. --labels=-90,0,90.  [default: all]")
 @click.option("--per-class", default=8, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1))
-def sample(model: str, out: str, per_class: int, seed: int) -> None:
+def sample(model: str, out: str, labels: str | None, per_class: int, seed: int) -> None:
     """Images from a registered generator, e.g. digits-generator@champion."""
     from gankd.commands.sample import write_samples
 
-    write_samples(model, Path(out), per_class, seed)
+    write_samples(model, Path(out), per_class, seed, labels)
     click.echo(f"wrote {out}")
 
 

@@ -38,8 +38,9 @@ class Stage:
         per_seed: whether a repetition over seeds makes it anew. What only measures is made once, else the numbers that it
             measures would not compare.
         metrics: the names of all that it reports, to check an objective by. "{task}" stands for the metric of the data's task,
-            "{extractor}" for "classifier" and the section's `extractor`; "name?knob" is reported where that knob of the section
-            is set. None: not known beforehand.
+            "{extractor}" for "classifier", or where labels are numbers "regressor", and the section's `extractor`; "name?knob" is
+            reported where that knob of the section is set. None: not known beforehand.
+        on_demand: whether it is made only where another stage opens it: what no trial's config asks for is not trained.
         version: raise it when results change by what the syntax tree of the method does not show (a library, a data file).
     """
 
@@ -55,6 +56,7 @@ class Stage:
     test: bool = False
     per_seed: bool = True
     metrics: tuple[str, ...] | None = None
+    on_demand: bool = False
     version: int = 1
 
     def config(self, config: MethodConfig) -> Section:
@@ -83,7 +85,8 @@ class Stage:
     def reported(self, config: MethodConfig, task: str) -> list[str]:
         """The names of the metrics that it reports, where the data's task is measured by `task`."""
         section = self.config(config)
-        extractors = [name for name in ("classifier", getattr(section, "extractor", None)) if name]
+        own = "regressor" if task == "mae" else "classifier"
+        extractors = [name for name in (own, getattr(section, "extractor", None)) if name]
         entries = [entry.partition("?") for entry in self.metrics or ()]
         names = [
             name.replace("{task}", task) for name, _, knob in entries if not knob or getattr(section, knob, None) is not None
@@ -181,8 +184,13 @@ class Method:
         return next(stage for stage in self.stages if stage.name == name)
 
     def made_always(self) -> list[Stage]:
-        """The stages that every trial makes: all but those that read the test part."""
-        return [stage for stage in self.stages if not stage.test]
+        """The stages that every trial makes: all but those that read the test part, and those on demand."""
+        return [stage for stage in self.stages if not stage.test and not stage.on_demand]
+
+    def made(self, config: MethodConfig) -> list[Stage]:
+        """The stages that a trial of this config makes: those that every trial makes, and what these open."""
+        needed = self.needed([stage.name for stage in self.made_always()], config)
+        return [stage for stage in self.stages if stage.name in needed]
 
     def tests_of(self, stage: str) -> list[Stage]:
         """The test stages that measure a stage's artifact, which is the last of their inputs: the others they measure with."""
@@ -206,10 +214,10 @@ class Method:
                 needed |= set(stage.opened_inputs(config))
         return needed
 
-    def shared(self, knobs: Collection[str]) -> list[Stage]:
-        """The shared stages: those that no knob in `knobs` touches."""
+    def shared(self, knobs: Collection[str], config: MethodConfig | None = None) -> list[Stage]:
+        """The shared stages: those that no knob in `knobs` touches, with a `config` also those on demand that it asks for."""
         touched = self.touched(knobs)
-        return [stage for stage in self.made_always() if stage.name not in touched]
+        return [stage for stage in (self.made(config) if config else self.made_always()) if stage.name not in touched]
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

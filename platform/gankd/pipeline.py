@@ -139,12 +139,12 @@ class Pipeline:
 
     @property
     def trial_keys(self) -> dict[str, str]:
-        """Of the stages that every trial makes."""
-        return {stage.name: self.keys[stage.name] for stage in self.method.made_always()}
+        """Of the stages that a trial makes."""
+        return {stage.name: self.keys[stage.name] for stage in self.method.made(self.config)}
 
     @cached_property
     def wanted(self) -> list[Stage]:
-        names = self.job.stages or [stage.name for stage in self.method.made_always()]
+        names = self.job.stages or [stage.name for stage in self.method.made(self.config)]
         return [stage for stage in self.method.stages if stage.name in names]
 
     def run(self) -> dict[str, float]:

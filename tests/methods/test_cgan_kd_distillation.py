@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from gankd.models import CLASSIFIERS, build
 from gankd.naming import stage_keys
 from gankd.pipeline import Job, run
 from gankd.registry import find_method
+from gankd.stages.classifier import build_classifier, fit_classifier
 from gankd.store import Store
 from gankd.store.artifact import Artifact
 from methods.cgan_kd.config import KD_FORMS, TWO_PHASES, CganKdConfig, StudentConfig
 from methods.cgan_kd.kd.distiller import build_loss, check_maps
 from methods.cgan_kd.kd.seen import Drawn, Seen, see
+from methods.cgan_kd.stages import train_assistant
 from methods.cgan_kd.transfer import Distillation, Mixture
 from tests.methods.rgal_fixtures import context
 
@@ -136,6 +139,58 @@ def test_each_loss_has_the_papers_weights() -> None:
     assert all(form.keys() == knobs for form in KD_FORMS.values())
     assert (StudentConfig(kd="ft", steps=240).length, StudentConfig(kd="sskd", steps=240).length) == (270, 300)
     assert StudentConfig(kd="crd", steps=240, kd_pretraining=0.5).length == 240
+
+
+# TAKD: two hops.
+
+
+def test_the_assistant_teaches_in_place_of_the_teacher_and_is_made_for_nobody_else(storage: Path, data: DataSet) -> None:
+    def stages(**knobs: Any) -> set[str]:
+        return {stage.name for stage in METHOD.made(config(**knobs))}
+
+    def changed(**knobs: Any) -> set[str]:
+        before, after = (stage_keys(METHOD, config(student__kd=kd, **more), "data") for kd, more in ((kd, {}), (kd, knobs)))
+        return {name for name in ("assistant", "student", "control") if before[name] != after[name]}
+
+    assert {"assistant"} == stages(student__kd="takd") - stages() == stages(student__kd="takd") - stages(student__kd="blkd")
+    kd = "takd"
+    assert changed(assistant__temperature=3.0) == changed(teacher__lr=0.2) == {"assistant", "student", "control"}
+    kd = "blkd"
+    assert changed(assistant__temperature=3.0) == {"assistant"}
+    assert changed(assistant__temperature=3.0, assistant__soft=0.0) == changed(assistant__soft=0.0)
+    assert [stage.name for stage in METHOD.shared(["student.lr"], config(student__kd="takd"))].count("assistant") == 1
+    made = []
+    for soft in (0.5, 0.0):
+        knobs = {"student__kd": "takd", "assistant__soft": soft}
+        bring_about(storage, ("control",), **knobs)
+        made += [weights(storage, stage, data, **knobs) for stage in ("assistant", "control")]
+    assert len(set(made)) == 4
+
+
+def test_an_assistant_without_soft_targets_is_an_ordinary_classifier(storage: Path, data: DataSet) -> None:
+    """The step is that of the stage that trains classifiers, but for the loss."""
+    made = config(assistant__soft=0.0)
+    ctx = context(storage / "plain", "assistant")
+    ctx.seed_layers(-1)
+    cfg = made.assistant
+    plain = fit_classifier(ctx, cfg, data, build_classifier(cfg, data))
+    other = context(storage / "soft", "assistant")
+    other.seed_layers(-1)
+    assert train_assistant(other, cfg, data, artifact(storage, "teacher", data)) == plain
+    assert load_file(other.out / "model.safetensors").keys() == load_file(ctx.out / "model.safetensors").keys()
+    for name, value in load_file(other.out / "model.safetensors").items():
+        assert torch.equal(value, load_file(ctx.out / "model.safetensors")[name]), name
+
+
+@pytest.mark.parametrize(("kd", "refused"), [("takd", True), ("none", False)])
+def test_an_assistant_is_checked_where_it_is_made(tmp_path: Path, kd: str, refused: bool) -> None:
+    from gankd.sweep.plan import prepare
+    from gankd.sweep.request import request_of
+
+    overrides = {"assistant.batch": 100_000, "assistant.network": "vgg14", "student.kd": kd}
+    asked = request_of({"method": "cgan_kd", "preset": "smoke", "overrides": overrides})
+    with pytest.raises(UserError, match=r"assistant\.network' cannot be 'vgg14'") if refused else nullcontext():
+        prepare(asked, str(tmp_path / "store"))
 
 
 # The batch, and who learns.

@@ -116,7 +116,7 @@ def knob_table(method: Method) -> str:
         if knob.startswith("data.") or (info.json_schema_extra or {}).get("unit") == "path":
             continue  # by the data's fingerprint, by the file's content
         after = stage_keys(method, with_another(config, knob), "data")
-        changed = [stage.name for stage in method.made_always() if before[stage.name] != after[stage.name]]
+        changed = [stage.name for stage in method.stages if not stage.test and before[stage.name] != after[stage.name]]
         lines.append(f"{knob}: {' '.join(changed)}")
     return "\n".join(lines) + "\n"
 

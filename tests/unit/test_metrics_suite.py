@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from metric_fixtures import on_threads
 from torch import Tensor
 
 from gankd.data import Split
 from gankd.errors import StageFailed, UserError
 from gankd.metrics.extractors import classifier, from_weights, inception_torchvision, quantise, random_conv
-from gankd.metrics.suite import Features, cautions, fid, intra_fid, measure, real_side, suite
+from gankd.metrics.features import Features, measure
+from gankd.metrics.suite import cautions, fid, intra_fid, real_side, suite
 from gankd.models import build
 from gankd.models.generative import Generative
 from gankd.stages.quality import Renumbered, generated_features, generated_labels, real_features, score_network
@@ -73,43 +74,16 @@ def test_fid_and_score_see_all_images_and_the_others_the_first_ones() -> None:
     assert part["kid_x"] != all_of_it["kid_x"]
 
 
-class Worker:
-    """What `measure` wants of a context, for workers that are threads."""
-
-    stage = "quality"
-
-    def __init__(self, rank: int, meeting: Any) -> None:
-        self.rank, self.meeting, self.world_size = rank, meeting, meeting.barrier.parties
-
-    def gather(self, value: Any) -> list[Any]:
-        self.meeting.said[self.rank] = value
-        self.meeting.barrier.wait()
-        values = list(self.meeting.said)
-        self.meeting.barrier.wait()
-        return values
-
-    def sum(self, values: Tensor) -> Tensor:
-        return values.copy_(torch.stack(self.gather(values.clone())).sum(0))
-
-
 def on_workers(world: int, images: Tensor, labels: Tensor, count: int, size: int) -> list[Any]:
-    meeting = SimpleNamespace(barrier=threading.Barrier(world, timeout=30), said=[None] * world)
-    results: list[Any] = [None] * world
     extractor = random_conv(1, 8)
 
-    def work(rank: int) -> None:
-        mine: Any = Worker(rank, meeting)
+    def work(worker: Any) -> Any:
         try:
-            results[rank] = measure(extractor, batches(images, labels, size, rank, world), count, ctx=mine)
+            return measure(extractor, batches(images, labels, size, worker.rank, world), count, ctx=worker)
         except StageFailed as error:
-            results[rank] = error
+            return error
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
+    return on_threads(world, work)
 
 
 @pytest.mark.parametrize(("world", "size"), [(2, 50), (3, 40), (4, 64)])
@@ -332,20 +306,13 @@ def test_a_generator_is_scored_the_same_by_any_number_of_workers(tmp_path: Path)
     real, extractor = features(60), random_conv(1, 8)
     cfg = QualityConfig(images=90, batch=20)
     one = score_network(context(tmp_path), cfg, Painter(), extractor, real)
-    meeting = SimpleNamespace(barrier=threading.Barrier(2, timeout=30), said=[None] * 2)
-    found: list[Any] = [None] * 2
 
-    def work(rank: int) -> None:
-        ctx = context(tmp_path, 2, rank)
-        worker = Worker(rank, meeting)
+    def work(worker: Any) -> dict[str, float]:
+        ctx = context(tmp_path, 2, worker.rank)
         ctx.gather, ctx.sum = worker.gather, worker.sum
-        found[rank] = score_network(ctx, cfg, Painter(), extractor, real)
+        return score_network(ctx, cfg, Painter(), extractor, real)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    found = on_threads(2, work)
     assert found[0] == found[1] == pytest.approx(one, rel=1e-6, abs=1e-9)
 
 

@@ -41,6 +41,7 @@ class Flow(KdLoss):
 
 PLAIN: dict[str, Callable[[Seen, Seen], Tensor]] = {
     "blkd": lambda student, teacher: student.logits.new_zeros(()),  # soft targets alone
+    "takd": lambda student, assistant: student.logits.new_zeros(()),  # the same, of an assistant
     "at": over_pairs(attention),
     "nst": over_pairs(selectivity),
     "sp": lambda student, teacher: similarity_preserving(student.maps[-1], teacher.maps[-1]),

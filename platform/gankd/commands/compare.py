@@ -32,7 +32,10 @@ STUDENT = {
     "teacher test": "test/teacher",
 }
 # Of generators, on the validation part, in the features of an extractor whose name follows the metric's.
-GENERATOR = {"FID": "fid", "KID": "kid", "intra-FID": "intra_fid", "precision": "precision", "recall": "recall"}
+GENERATOR = {
+    "FID": "fid", "KID": "kid", "intra-FID": "intra_fid", "SFID": "sfid", "label score": "label_score", "precision": "precision",
+    "recall": "recall",
+}  # fmt: skip
 
 
 def comparison(dataset: str) -> Group:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from gankd.commands.network import json_tag, registered_network, tag
+from gankd.commands.network import json_tag, registered_data, registered_network, tag
 from gankd.config import build_config
-from gankd.data import DataConfig, DataSet, load
+from gankd.data import DataSet
 from gankd.errors import StageFailed, UserError
 from gankd.method import Method, named
 from gankd.registry import find_method
-from gankd.stages.sections import QualityConfig
+from gankd.stages.sections import ContinuousQualityConfig, QualityConfig
 from gankd.store import Store
 from gankd.store.artifact import Artifact
 from gankd.store.storage import KEY
@@ -29,6 +29,8 @@ TITLES = {
     "fid": "FID",
     "intra_fid": "intra-FID",
     "intra_fid_max": "intra-FID, worst class",
+    "sfid": "SFID",
+    "sfid_max": "SFID, worst window",
     "kid": "KID",
     "kid_std": "KID, sd of subsets",
     "kmmd": "KMMD",
@@ -38,12 +40,14 @@ TITLES = {
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
-    "spread": "spread within classes, 1 = as real",
+    "spread": "spread within a class or window, 1 = as real",
     "is": "IS",
     "is_std": "IS, sd of splits",
     "class_accuracy": "class accuracy, %",
+    "label_score": "label score",
     "real_fid_floor": "FID of real halves",
     "real_is": "IS of real images",
+    "real_label_score": "label score of real images",
 }
 
 
@@ -55,7 +59,7 @@ def evaluate_registered(model: str, storage: str, changes: Mapping[str, Any]) ->
     from gankd.models.generative import is_generator
 
     network, tags = registered_network(Tracker.default_uri(Path.cwd()), model)
-    data = load(_data_config(tags, model))
+    data = registered_data(tags, model)
     if is_generator(network):
         return _generator_table(model, find_method(tags["gankd.method"]), data, Store(storage), tags, changes)
     if changes:
@@ -80,17 +84,6 @@ def _measured_by(method: Method, role: str, network: Any, data: DataSet, config:
         except StageFailed as error:
             raise UserError(str(error)) from error
     return found | {"test_images": float(len(data.test))}
-
-
-def _data_config(tags: Mapping[str, str], model: str) -> DataConfig:
-    """Which data a registered network was made for. Raises UserError for a damaged tag."""
-    try:
-        return DataConfig(**json_tag(tags, "gankd.data_config", model))
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"the tag 'gankd.data_config' of the registered model {model!r} is damaged ({reason}); choose another one"
-        ) from error
 
 
 def _task_metrics(network: Any, data: DataSet) -> dict[str, float]:
@@ -121,7 +114,8 @@ def _generator_table(
             ("feature classifier", keys.get(method.roles["extractor"], "")),
         )
     )
-    cfg = build_config(QualityConfig, {**measured.config, **changes})
+    section = QualityConfig if data.label_range is None else ContinuousQualityConfig
+    cfg = build_config(section, {**measured.config, **changes})
     # Stage and seed of the sweep: the same latents and so the same numbers.
     ctx = Context(measured.stage, measured.key, measured.manifest["seed"], Path(), store, choose_device())
     generator, classes = made_generator(made, ctx.device)
@@ -154,7 +148,7 @@ def _artifact(store: Store, what: str, key: object) -> Artifact:
 def _measured(ctx: Any, cfg: QualityConfig, network: Any, extractor: Extractor, part: Any) -> tuple[dict[str, float], list[str]]:
     """All metrics against a part of the data, what its real images score themselves, and warnings."""
     from gankd.metrics.collapse import collapse
-    from gankd.metrics.suite import cautions, real_side, suite
+    from gankd.metrics.suite import cautions, real_side, suite, windows_of
     from gankd.stages.quality import real_features, sampled_features
 
     try:
@@ -164,7 +158,7 @@ def _measured(ctx: Any, cfg: QualityConfig, network: Any, extractor: Extractor, 
         raise UserError(str(error)) from error
     own = {f"real_{name}": value for name, value in real_side(real, extractor.name).items()}
     found = suite(real, fake, cfg, extractor.name)
-    return found | own, [*cautions(real, fake, extractor.name), *collapse(found)]
+    return found | own, [*cautions(real, fake, extractor.name, windows_of(real, cfg)), *collapse(found)]
 
 
 def _add_metrics(table: Table, said: list[str], extractor: Extractor, *parts: tuple[Mapping[str, float], list[str]]) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gankd.data import DataConfig, DataSet, load
 from gankd.errors import UserError
 from gankd.registry import find_method
 from gankd.tracking.model_registry import load as fetch
@@ -30,6 +31,18 @@ def registered_network(uri: str, model: str) -> tuple[Any, dict[str, str]]:
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise UserError(f"the registered model {model!r} has NaN or infinite numbers in {name!r}; choose another version")
     return network, tags
+
+
+def registered_data(tags: Mapping[str, str], model: str) -> DataSet:
+    """The data that a registered network was made for. Raises UserError for a damaged tag."""
+    try:
+        config = DataConfig(**json_tag(tags, "gankd.data_config", model))
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the tag 'gankd.data_config' of the registered model {model!r} is damaged ({reason}); choose another one"
+        ) from error
+    return load(config)
 
 
 def tag(tags: Mapping[str, str], name: str, model: str) -> str:

@@ -20,7 +20,8 @@ def collapse(metrics: Mapping[str, float]) -> list[str]:
             continue
         spread = metrics.get(name.replace("recall_", "spread_"), 1.0)
         signs = [f"recall is {recall:.2f}"] if recall < LEAST_RECALL else []
-        signs += [f"images of a class differ by {spread:.2f} of what real ones do"] if spread < LEAST_SPREAD else []
+        part = "near labels" if name.replace("recall_", "sfid_") in metrics else "a class"
+        signs += [f"images of {part} differ by {spread:.2f} of what real ones do"] if spread < LEAST_SPREAD else []
         if signs:
             which = f"{stage}: the" if stage else "the"
             sentences.append(

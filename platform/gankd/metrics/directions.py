@@ -18,11 +18,13 @@ DIRECTIONS: dict[str, Direction] = {
     "is": "max",
     "kid": "min",
     "kmmd": "min",
+    "label_score": "min",
     "loss": "min",
     "mae": "min",
     "mmd2_u": "min",
     "precision": "max",
     "recall": "max",
+    "sfid": "min",
     "top5": "max",
 }
 PARTS = ("val_", "test_")

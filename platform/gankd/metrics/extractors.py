@@ -41,6 +41,7 @@ class Extractor:
         name: part of every metric's name. feature_dim: d. classes: K, 0 without logits.
         preprocessing: range, resizing and normalisation in words; goes into the version.
         knows_labels: whether the logits are those of the data set's own classes.
+        answers: what turns the outputs (B, 1) of a regressor of the data set's labels into these (B,), in their unit; else None.
     """
 
     input_range = "uint8 0..255, or float -1..1"
@@ -57,8 +58,10 @@ class Extractor:
         classes: int = 0,
         preprocessing: str,
         knows_labels: bool = False,
+        answers: Callable[[Tensor], Tensor] | None = None,
         quantise: bool = True,
     ) -> None:
+        self.answers = answers
         self.name, self.embed, self.feature_dim, self.classes = name, embed, feature_dim, classes
         self.preprocessing, self.knows_labels, self.quantise = preprocessing, knows_labels, quantise
         self.network = network.eval().requires_grad_(False)
@@ -100,22 +103,36 @@ class Extractor:
 def classifier(network: Any, *, quantise: bool = True) -> Extractor:
     """A classifier of the data set, trained on its real training images: the default, and the right one for small images."""
     inner = network.network if isinstance(network, OwnNormalisation) else network
+    known = {"classes": inner.linear.out_features, "knows_labels": True}
+    return Extractor("classifier", network, _penultimate(network), **_of_the_data(network), **known, quantise=quantise)
+
+
+def regressor(network: Any, low: float, high: float, *, quantise: bool = True) -> Extractor:
+    """A regressor of the data set's labels, from `low` to `high`: what a classifier is where labels are numbers.
+
+    It answers with the place in that range (`gankd.stages.task.Continuous`).
+    """
+
+    def answers(outputs: Tensor) -> Tensor:
+        return outputs[:, 0].float() * (high - low) + low
+
+    return Extractor("regressor", network, _penultimate(network), **_of_the_data(network), answers=answers, quantise=quantise)
+
+
+def _of_the_data(network: Any) -> dict[str, Any]:
+    return {"feature_dim": network.feature_dim, "preprocessing": "[-1, 1], not resized"}
+
+
+def _penultimate(network: Any) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Features and outputs of a network that tells labels, in one pass where its last layer alone is between them."""
+    inner = network.network if isinstance(network, OwnNormalisation) else network
     head = inner.linear if type(inner).forward is Classifier.forward else None
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
         features = network.features(images)
         return features, network(images) if head is None else head(features)
 
-    return Extractor(
-        "classifier",
-        network,
-        embed,
-        feature_dim=network.feature_dim,
-        classes=inner.linear.out_features,
-        preprocessing="[-1, 1], not resized",
-        knows_labels=True,
-        quantise=quantise,
-    )
+    return embed
 
 
 def inception_torchvision(weights: str, *, quantise: bool = True) -> Extractor:

@@ -59,6 +59,12 @@ def frechet_distance_of_few(a: Tensor, b: Tensor) -> float:
     return float((mean_a - mean_b).square().sum() + x.square().sum() + y.square().sum() - 2 * cross)
 
 
+def frechet_distance_between(a: Tensor, b: Tensor) -> float:
+    """From features (N, d) and (M, d), at least 2 each, in the form that is quicker for as many."""
+    few = min(len(a), len(b)) <= a.shape[1]
+    return frechet_distance_of_few(a, b) if few else frechet_distance(Moments.of(a), Moments.of(b))
+
+
 def classwise_frechet(real: Tensor, real_labels: Tensor, fake: Tensor, fake_labels: Tensor) -> dict[int, float]:
     """Class -> distance between its real and its generated features (intra-FID is the mean of these).
 
@@ -68,6 +74,5 @@ def classwise_frechet(real: Tensor, real_labels: Tensor, fake: Tensor, fake_labe
     for label in real_labels.unique().tolist():
         a, b = real[real_labels == label], fake[fake_labels == label]
         if min(len(a), len(b)) >= 2:
-            few = min(len(a), len(b)) <= real.shape[1]
-            found[label] = frechet_distance_of_few(a, b) if few else frechet_distance(Moments.of(a), Moments.of(b))
+            found[label] = frechet_distance_between(a, b)
     return found

@@ -9,34 +9,18 @@ FID and the inception score see every image in constant memory. What compares pa
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
-from gankd.errors import StageFailed
-from gankd.metrics.extractors import Extractor
-from gankd.metrics.frechet import classwise_frechet, covariance_factor, frechet_distance, frechet_distance_of_few
-from gankd.metrics.inception_score import InceptionScore
+from gankd.metrics.features import Features
+from gankd.metrics.frechet import classwise_frechet, frechet_distance, frechet_distance_of_few
 from gankd.metrics.kernel import gaussian_mmd, kernel_distance, mean_squared_distance
 from gankd.metrics.manifold import manifold_metrics
 from gankd.metrics.moments import Moments
 from gankd.metrics.pairs import Pairs
 from gankd.metrics.spread import spread
-
-if TYPE_CHECKING:
-    from gankd.context import Context
-
-KEEP = 10_000
-SPLITS = 10
-UNLABELLED = -1  # in place of a label, of images that belong to no class
-Batches = Iterable[tuple[Tensor, Tensor]]  # images uint8 or in [-1, 1] (B, C, H, W), labels int64 (B,)
+from gankd.metrics.windows import Windows, windowed_frechet, windowed_spread
 
 
 class Settings(Protocol):
@@ -54,167 +38,21 @@ class Settings(Protocol):
     def kmmd_bandwidth(self) -> float | None: ...
 
 
-@dataclass(frozen=True)
-class Features:
-    """What one pass leaves of a set of images.
-
-    Attributes:
-        moments: of all features. score: of all logits; None where the extractor has none.
-        rows: features (m, d) of the first m = min(count, keep) images, as the network gave them; labels: theirs, int64 (m,).
-        right: how many images the extractor classifies as labelled; None where its classes are not the data's.
-    """
-
-    moments: Moments
-    score: InceptionScore | None
-    rows: Tensor
-    labels: Tensor
-    right: int | None = None
+@runtime_checkable
+class WindowSettings(Protocol):
+    """What is measured by window wants to know; `gankd.stages.sections.ContinuousQualityConfig` is one."""
 
     @property
-    def count(self) -> int:
-        return self.moments.count
-
+    def windows(self) -> int: ...
     @property
-    def unlabelled(self) -> bool:
-        """Whether the images belong to no class."""
-        return bool((self.labels == UNLABELLED).all())
-
-    @cached_property
-    def covariance_factor(self) -> Tensor:
-        return covariance_factor(self.moments.covariance)
-
-    @cached_property
-    def pairs(self) -> Pairs:
-        return Pairs(self.rows)
-
-    def class_counts(self) -> dict[int, int]:
-        """Class -> number among the rows."""
-        labels, counts = self.labels.unique(return_counts=True)
-        return dict(zip(labels.tolist(), counts.tolist()))
-
-    def of_classes(self, classes: Iterable[int]) -> Features:
-        """The kept images of these classes alone, without a score."""
-        mine = torch.isin(self.labels, torch.tensor(list(classes), device=self.labels.device))
-        return Features(Moments.of(self.rows[mine]), None, self.rows[mine], self.labels[mine])
-
-    def to(self, device: torch.device | str) -> Features:
-        m, s = self.moments, self.score
-        moments = Moments(m.count, m.mean.to(device), m.scatter.to(device))
-        score = s and InceptionScore(s.size, s.probabilities.to(device), s.negentropies.to(device))
-        return Features(moments, score, self.rows.to(device), self.labels.to(device), self.right)
-
-    def save(self, file: Path) -> None:
-        from safetensors.torch import save_file
-
-        m, s = self.moments, self.score
-        right = -1 if self.right is None else self.right
-        tensors = {"mean": m.mean, "scatter": m.scatter, "rows": self.rows, "labels": self.labels}
-        if s:
-            tensors |= {"probabilities": s.probabilities, "negentropies": s.negentropies}
-        tensors["counts"] = torch.tensor([m.count, s.size if s else 0, right])
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, file)
-
-    @classmethod
-    def load(cls, file: Path) -> Features:
-        from safetensors.torch import load_file
-
-        tensors = load_file(file)
-        count, size, right = tensors["counts"].tolist()
-        score = InceptionScore(size, tensors["probabilities"], tensors["negentropies"]) if size else None
-        moments = Moments(count, tensors["mean"], tensors["scatter"])
-        return cls(moments, score, tensors["rows"], tensors["labels"], None if right < 0 else right)
+    def window_radius(self) -> float | None: ...
 
 
-@torch.no_grad()
-def measure(
-    extractor: Extractor,
-    images: Batches,
-    count: int,
-    *,
-    keep: int = KEEP,
-    splits: int = SPLITS,
-    ctx: Context | None = None,
-) -> Features:
-    """One pass over exactly `count` images; what comes after is not used.
-
-    With several workers (`ctx`), each gives every `world_size`-th batch of one global sequence, all batches but the last of
-    one size (`Resident.in_order` does); every worker gets the same result. Images in random order of class, for the score.
-
-    Raises StageFailed, on all workers, naming the first image whose pixels or features are not finite.
-    """
-    device = extractor.device
-    moments = Moments.empty(extractor.feature_dim, device)
-    score = InceptionScore.empty(count, extractor.classes, splits, device) if extractor.classes else None
-    kept: list[tuple[int, Tensor, Tensor]] = []
-    right, first_bad, seen = 0, math.inf, 0
-    for start, batch, labels in _numbered(images, count, ctx):
-        features, logits = extractor(batch.to(device))
-        labels = labels.to(device)
-        seen += len(labels)
-        if (bad := _first_not_finite(batch, features)) is not None:
-            first_bad = min(first_bad, start + bad)
-            continue
-        moments.update(features)
-        if logits is not None and score is not None:
-            score.update(logits, start)
-            right += int((logits.argmax(1) == labels).sum())
-        if start < keep:
-            kept.append((start, features[: keep - start], labels[: keep - start]))
-    if ctx:
-        first_bad = min(ctx.gather(first_bad))
-    if math.isfinite(first_bad):
-        where = f"{ctx.stage}: " if ctx else ""
-        raise StageFailed(f"{where}image {first_bad} has pixels or {extractor.name} features that are not finite numbers")
-    return _collected(extractor, count, Features(moments, score, *_rows(kept, extractor, ctx), right), seen, ctx)
-
-
-def _numbered(images: Batches, count: int, ctx: Context | None) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """This worker's batches with the place of their first image in the global sequence, cut to `count`."""
-    rank, world = (ctx.rank, ctx.world_size) if ctx else (0, 1)
-    batches = iter(images)
-    first = next(batches, None)
-    size = len(first[1]) if first else 0
-    if ctx and world > 1:
-        size = max(ctx.gather(size))  # a worker may have the last, smaller batch only
-    place = rank * size
-    for batch, labels in itertools.chain([first] if first else [], batches):
-        if place >= count:
-            return
-        yield place, batch[: count - place], labels[: count - place]
-        place += len(labels) + (world - 1) * size
-
-
-def _first_not_finite(images: Tensor, features: Tensor) -> int | None:
-    """Index in the batch of the first image with a pixel or a feature that is NaN or infinite."""
-    fine = features.isfinite().all(1)
-    if images.is_floating_point():
-        fine &= images.to(fine.device).isfinite().flatten(1).all(1)
-    return None if bool(fine.all()) else int((~fine).nonzero()[0])
-
-
-def _rows(kept: list[tuple[int, Tensor, Tensor]], extractor: Extractor, ctx: Context | None) -> tuple[Tensor, Tensor]:
-    """The kept features and labels of all workers, in the order of the global sequence."""
-    if ctx and ctx.world_size > 1:
-        parts = ctx.gather([(start, rows.cpu(), labels.cpu()) for start, rows, labels in kept])
-        kept = sorted(itertools.chain(*parts), key=lambda part: part[0])
-    if not kept:
-        none = torch.zeros(0, extractor.feature_dim, device=extractor.device)
-        return none, none[:, 0].long()
-    rows, labels = torch.cat([rows for _, rows, _ in kept]), torch.cat([labels for _, _, labels in kept])
-    return rows.to(extractor.device), labels.to(extractor.device)
-
-
-def _collected(extractor: Extractor, count: int, own: Features, seen: int, ctx: Context | None) -> Features:
-    """What all workers have seen together. ValueError when that is less than was promised."""
-    numbers = torch.tensor([seen, own.right or 0], dtype=torch.float64, device=extractor.device)
-    if ctx:
-        own.moments.reduce(ctx.sum)
-        if own.score:
-            own.score.reduce(ctx.sum)
-        ctx.sum(numbers)
-    if numbers[0] != count:
-        raise ValueError(f"{int(numbers[0])} images came where {count} were to come")
-    return replace(own, right=int(numbers[1]) if extractor.knows_labels else None)
+def windows_of(real: Features, cfg: Settings) -> Windows | None:
+    """The windows of labels by which images are compared with these; None where labels are classes, or `cfg` tells none."""
+    if not real.continuous or not isinstance(cfg, WindowSettings):
+        return None
+    return Windows.over(real.labels, cfg.windows, cfg.window_radius)
 
 
 def fid(real: Features, fake: Features) -> float:
@@ -223,21 +61,29 @@ def fid(real: Features, fake: Features) -> float:
 
 
 def intra_fid(real: Features, fake: Features) -> dict[int, float]:
-    """Class -> FID between its real and its generated images, for classes with two of each."""
-    return classwise_frechet(real.rows, real.labels, fake.rows, fake.labels)
+    """Class -> FID between its real and its generated images, for classes with two of each; none where labels are numbers."""
+    return {} if real.continuous else classwise_frechet(real.rows, real.labels, fake.rows, fake.labels)
+
+
+def sfid(real: Features, fake: Features, windows: Windows) -> dict[float, float]:
+    """Centre of a window of labels -> FID between its real and its generated images, for windows with two of each."""
+    return windowed_frechet((real.rows, real.labels), (fake.rows, fake.labels), windows)
 
 
 def suite(real: Features, fake: Features, cfg: Settings, name: str) -> dict[str, float]:
     """All metrics of `fake` against `real`, named `<metric>_<name>`.
 
-    fid; intra_fid (mean over classes) with intra_fid_max; kid and kid_std; kmmd (the reference's bandwidth), mmd2_u (the same
-    kernel, unbiased) and, for a given bandwidth, kmmd_fixed; precision, recall, density, coverage (as many fakes as reals);
-    spread (1 = the fakes of a class differ as the real ones do); from logits is and is_std; class_accuracy in percent where
-    the extractor knows the data's classes.
+    fid; intra_fid (mean over classes) with intra_fid_max, or where labels are numbers sfid (mean over windows of labels) with
+    sfid_max; kid and kid_std; kmmd (the reference's bandwidth), mmd2_u (the same kernel, unbiased) and, for a given bandwidth,
+    kmmd_fixed; precision, recall, density, coverage (as many fakes as reals); spread (1 = the fakes of a class or window differ
+    as the real ones do); from logits is and is_std; class_accuracy in percent where the extractor knows the data's classes; where
+    it tells the data's numbers label_score, how far the labels are from what it answers, on average and in their unit.
     """
+    windows = None if fake.unlabelled else windows_of(real, cfg)
     found = {"fid": fid(real, fake)}
-    if by_class := list(intra_fid(real, fake).values()):
-        found |= {"intra_fid": sum(by_class) / len(by_class), "intra_fid_max": max(by_class)}
+    name_of_part, by_part = ("sfid", sfid(real, fake, windows)) if windows else ("intra_fid", intra_fid(real, fake))
+    if distances := list(by_part.values()):
+        found |= {name_of_part: sum(distances) / len(distances), f"{name_of_part}_max": max(distances)}
     rr, ff, rf = real.pairs, fake.pairs, Pairs(real.rows, fake.rows)
     found["kid"], found["kid_std"] = kernel_distance(rr, ff, rf, cfg.kid_subsets, cfg.kid_subset_size)
     bandwidth = cfg.kmmd_sigma**2 * mean_squared_distance(real.rows)
@@ -245,14 +91,22 @@ def suite(real: Features, fake: Features, cfg: Settings, name: str) -> dict[str,
     if cfg.kmmd_bandwidth:
         found["kmmd_fixed"], _ = gaussian_mmd(rr, ff, rf, cfg.kmmd_bandwidth)
     found |= _manifold(real, fake, rr, ff, rf, cfg.neighbours)
-    ratio = None if fake.unlabelled else spread((real.rows, real.labels), (fake.rows, fake.labels))
-    if ratio is not None:
+    if (ratio := _spread(real, fake, windows)) is not None:
         found["spread"] = ratio
     if fake.score:
         found["is"], found["is_std"] = fake.score.mean_and_std()
     if fake.right is not None:
         found["class_accuracy"] = 100 * fake.right / fake.count
+    if fake.off is not None:
+        found["label_score"] = fake.off / fake.count
     return {f"{metric}_{name}": value for metric, value in found.items()}
+
+
+def _spread(real: Features, fake: Features, windows: Windows | None) -> float | None:
+    sides = (real.rows, real.labels), (fake.rows, fake.labels)
+    if windows:
+        return windowed_spread(*sides, windows)
+    return None if fake.unlabelled or real.continuous else spread(*sides)
 
 
 def _manifold(real: Features, fake: Features, rr: Pairs, ff: Pairs, rf: Pairs, k: int) -> dict[str, float]:
@@ -266,7 +120,8 @@ def _manifold(real: Features, fake: Features, rr: Pairs, ff: Pairs, rf: Pairs, k
 
 
 def real_side(real: Features, name: str) -> dict[str, float]:
-    """What the real images themselves score: the floor of FID (between their two halves) and the ceiling of the score."""
+    """What the real images themselves score: the floor of FID (between their two halves), the ceiling of the inception score,
+    and where the extractor tells numbers its own error on them, the floor of the label score."""
     found, half = {}, len(real.rows) // 2
     if half >= 2:
         few = half <= real.moments.dim
@@ -274,11 +129,13 @@ def real_side(real: Features, name: str) -> dict[str, float]:
         found[f"fid_floor_{name}"] = frechet_distance_of_few(a, b) if few else frechet_distance(Moments.of(a), Moments.of(b))
     if real.score:
         found[f"is_{name}"] = real.score.mean_and_std()[0]
+    if real.off is not None:
+        found[f"label_score_{name}"] = real.off / real.count
     return found
 
 
-def cautions(real: Features, fake: Features, name: str) -> list[str]:
-    """A sentence for every way in which there are too few images for a metric."""
+def cautions(real: Features, fake: Features, name: str, windows: Windows | None = None) -> list[str]:
+    """A sentence for every way in which there are too few images for a metric; `windows`: those that `suite` looks at."""
     dim, said = real.moments.dim, []
     for what, features in (("real", real), ("generated", fake)):
         if features.count <= dim:
@@ -291,7 +148,23 @@ def cautions(real: Features, fake: Features, name: str) -> list[str]:
             )
     if fake.unlabelled:
         return said
+    if real.continuous:
+        return said + (_window_cautions(real, fake, name, windows) if windows else [])
     fewest = min([*real.class_counts().values(), *fake.class_counts().values()], default=0)
     if fewest < 5 * dim:
         said.append(f"intra_fid_{name}: a class has only {fewest} images, fewer than 5 for each of {dim} features")
+    return said
+
+
+def _window_cautions(real: Features, fake: Features, name: str, windows: Windows) -> list[str]:
+    fewer = torch.minimum(*(windows.counts(side.labels) for side in (real, fake)))
+    used, said = fewer[fewer >= 2], list[str]()
+    if len(used) < len(fewer):
+        said.append(
+            f"sfid_{name}: {len(fewer) - len(used)} of {len(fewer)} windows of labels have fewer than 2 images and are left out; "
+            "set quality.windows or quality.window_radius"
+        )
+    if len(used) and int(used.min()) < 5 * real.moments.dim:
+        few = int(used.min())
+        said.append(f"sfid_{name}: a window has only {few} images, fewer than 5 for each of {real.moments.dim} features")
     return said

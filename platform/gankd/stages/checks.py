@@ -9,7 +9,7 @@ from gankd.config import Section, nearest
 from gankd.data import DataSet
 from gankd.errors import UserError
 from gankd.models import CLASSIFIERS
-from gankd.stages.sections import ClassifierConfig, GanConfig, GanTrainingConfig, QualityConfig
+from gankd.stages.sections import ClassifierConfig, ContinuousQualityConfig, GanConfig, GanTrainingConfig, QualityConfig
 
 GAN_SIZES = {"biggan": (8, 16, 32, 64, 128, 256), "biggan_deep": (32, 64, 128, 256)}
 
@@ -59,6 +59,16 @@ def check_classes(name: str, cfg: Section, data: DataSet) -> None:
         raise UserError(
             f"stage {name!r} needs class labels, but data set {data.name!r} has {what}: store them as integers "
             "(labels.astype('int64')) if they are classes, or take a set of classes"
+        )
+
+
+def check_continuous(name: str, cfg: Section, data: DataSet) -> None:
+    """The data has numbers, not classes, as labels."""
+    check_labelled(name, cfg, data)
+    if data.label_range is None:
+        raise UserError(
+            f"stage {name!r} needs numbers as labels, but data set {data.name!r} has {data.classes} classes: store them as "
+            "floating-point numbers (labels.astype('float32')) if they are numbers, or take a set of numbers, e.g. digits_angle"
         )
 
 
@@ -123,10 +133,27 @@ def check_ema(name: str, cfg: GanTrainingConfig) -> None:
 
 
 def check_quality(name: str, cfg: QualityConfig, data: DataSet) -> None:
-    """The further extractor can be had, and its file of weights fits."""
-    check_classes(name, cfg, data)
+    """The labels are of the section's kind, the further extractor can be had, and its file of weights fits."""
+    if isinstance(cfg, ContinuousQualityConfig):
+        check_continuous(name, cfg, data)
+        check_windows(name, cfg, data)
+    else:
+        check_classes(name, cfg, data)
     if cfg.extractor:
         from gankd.metrics.extractors import from_weights
 
         if matched := from_weights(cfg.extractor, cfg.weights).matched:
             logging.getLogger(__name__).warning("%s.weights %s: %s", name, cfg.weights, matched)
+
+
+def check_windows(name: str, cfg: ContinuousQualityConfig, data: DataSet) -> None:
+    """A window of labels is no wider than their range."""
+    assert data.label_range is not None
+    low, high = data.label_range
+    widest = (high - low) / 2
+    if cfg.window_radius is not None and cfg.window_radius > widest:
+        unit = f" {data.label_unit}" if data.label_unit else ""
+        raise UserError(
+            f"knob '{name}.window_radius' cannot be {cfg.window_radius:g}: the labels of data set {data.name!r} go from {low:g} "
+            f"to {high:g}{unit}, so it is at most {widest:g}"
+        )

@@ -70,6 +70,7 @@ def keep_classifier(ctx: Context, network: nn.Module, data: DataSet) -> None:
     """
     models.save(network, ctx.out)
     task = task_of(data)
+    task.describe(ctx.out)
     ctx.basis[""] = {"network": network.recipe}
     ctx.image(task.picture_name, task.picture(network, Resident(data.val, ctx.device)))
 
@@ -102,8 +103,14 @@ def train_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet) -> dict
     return fit_classifier(ctx, cfg, data, build_classifier(cfg, data))
 
 
-def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: nn.Module) -> dict[str, float]:
-    """Train `network` as `cfg` says and save it; the metric of the data's task on the validation part, and its parameters."""
+def fit_classifier(
+    ctx: Context, cfg: ClassifierConfig, data: DataSet, network: nn.Module,
+    kind: Callable[..., ClassifierTraining] = ClassifierTraining,
+) -> dict[str, float]:  # fmt: skip
+    """Train `network` as `cfg` says and save it; the metric of the data's task on the validation part, and its parameters.
+
+    kind: a method's own training, with another loss.
+    """
     if cfg.checkpoint:
         load_user_checkpoint(network, cfg)
         task = task_of(data)
@@ -119,7 +126,7 @@ def fit_classifier(ctx: Context, cfg: ClassifierConfig, data: DataSet, network: 
 
         # RepDistiller compares `epoch > milestone`: one epoch later than everyone else.
         late_by = real.steps_for(1, cfg.batch) if cfg.reference_compat else 0
-        training = ClassifierTraining(ctx, cfg, network, draw, data, rate_of(cfg, steps, late_by=late_by))
+        training = kind(ctx, cfg, network, draw, data, rate_of(cfg, steps, late_by=late_by))
         found = train(ctx, training, steps=steps, batch=cfg.batch, evaluate_every=max(1, steps // EVALUATIONS))
     keep_classifier(ctx, network, data)
     return {**found, "parameters": float(sum(p.numel() for p in network.parameters()))}

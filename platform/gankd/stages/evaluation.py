@@ -13,15 +13,15 @@ from gankd import models
 from gankd.context import Context
 from gankd.data import Split
 from gankd.metrics.extractors import Extractor
-from gankd.metrics.suite import Features
+from gankd.metrics.features import Features
 from gankd.models.generative import Generative
 from gankd.pictures import sample_grid
 from gankd.stages.quality import Renumbered, extractor_of, of_classes, real_features, score_network
-from gankd.stages.sections import GanTrainingConfig, QualityConfig
+from gankd.stages.sections import ContinuousQualityConfig, GanTrainingConfig, QualityConfig
 from gankd.store.artifact import Artifact
 
-ROWS = 8  # images per class on a sample grid
-CLASSES_SHOWN = 10
+ROWS = 8  # images per label on a sample grid
+LABELS_SHOWN = 10
 EVALUATION_BATCH = 100  # images at a time; workers share the batches
 
 
@@ -54,8 +54,8 @@ class RealSide:
 
 
 def settings(cfg: GanTrainingConfig) -> QualityConfig:
-    """How generators are measured while they train."""
-    return QualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH)
+    """How generators are measured while they train; the windows are for labels that are numbers."""
+    return ContinuousQualityConfig(images=cfg.evaluation_images, batch=EVALUATION_BATCH)
 
 
 class Evaluation:
@@ -74,6 +74,8 @@ class Evaluation:
         self.ctx, self.cfg, self.average, self.against = ctx, cfg, average, against
         self.quality = settings(cfg)
         self.asked: Any = Renumbered(average, against.classes, ctx.device) if against.classes else average
+        labels = against.features.labels
+        self.span = float(labels.min()), float(labels.max())  # of a grid's rows, where labels are numbers
         self.every, self.occasions = occasions(cfg.steps, max(cfg.evaluations, cfg.sample_grids))
         self.best: dict[str, Any] = {"step": 0, "metrics": {}, "weights": {}}
         self.seconds = 0.0
@@ -86,7 +88,7 @@ class Evaluation:
         if self._due(step, self.cfg.sample_grids):
             number = -(-step // self.every)
             place = -(-number * self.cfg.sample_grids // self.occasions)
-            self.ctx.image("sample_grid", class_grid(self.average, self.ctx), place)
+            self.ctx.image("sample_grid", class_grid(self.average, self.ctx, self.span), place)
         if self._due(step, self.cfg.evaluations):
             against = self.against
             metrics = score_network(self.ctx, self.quality, self.asked, against.extractor, against.features, "evaluation")
@@ -131,8 +133,14 @@ def occasions(steps: int, wanted: int) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def class_grid(generator: Any, ctx: Context) -> object:
-    """A picture with a row per class (the first ones), the same latents every time; of ten rows without classes."""
-    shown = min(generator.classes or CLASSES_SHOWN, CLASSES_SHOWN)
-    labels = torch.arange(shown, device=ctx.device).repeat_interleave(ROWS)
+def class_grid(generator: Any, ctx: Context, span: tuple[float, float] = (0.0, 1.0)) -> object:
+    """A picture with a row per class (the first ones), the same latents every time; of ten rows without classes.
+
+    Where labels are numbers the rows' are evenly spaced over `span`, the lowest first.
+    """
+    if generator.classes == "continuous":
+        rows = torch.linspace(*span, LABELS_SHOWN, device=ctx.device)
+    else:
+        rows = torch.arange(min(generator.classes or LABELS_SHOWN, LABELS_SHOWN), device=ctx.device)
+    labels = rows.repeat_interleave(ROWS)
     return sample_grid(generator.sample(len(labels), labels, ctx.rng(0, "samples")), columns=ROWS)

@@ -10,12 +10,14 @@ that. Whoever wants a subset of the classes, or has images in place of a generat
     generated_features(ctx, cfg, generator, extractor, labels)          -> Features of a generator's images of these classes
     sampled_features(ctx, cfg, generator, extractor, real)              -> the same for the classes that `real` has
     suite(real, fake, cfg, extractor.name)                 -> metrics
+
+Where labels are numbers the feature classifier is a regressor, classes give way to windows of labels
+(`gankd.metrics.windows`), and the section is a `ContinuousQualityConfig`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,12 +29,13 @@ from torch import Tensor
 from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.errors import UserError
-from gankd.metrics.collapse import collapse
-from gankd.metrics.extractors import Extractor, classifier, from_weights
-from gankd.metrics.suite import UNLABELLED, Features, cautions, intra_fid, measure, real_side, suite
+from gankd.metrics.extractors import Extractor, classifier, from_weights, regressor
+from gankd.metrics.features import UNLABELLED, Features, measure
+from gankd.metrics.suite import real_side, suite
 from gankd.stages.classifier import load_network
+from gankd.stages.quality_report import note_basis, report
 from gankd.stages.sections import QualityConfig
-from gankd.stages.task import task_of
+from gankd.stages.task import LABEL_RANGE, task_of
 from gankd.store.artifact import Artifact
 
 REAL_STATISTICS, CLASSES = "features.safetensors", "classes.json"
@@ -40,12 +43,15 @@ ORDER_SEED = 0  # what real images score does not depend on a run's seed
 
 
 def extractor_of(feature_classifier: Artifact, device: torch.device | str = "cpu") -> Extractor:
-    """The artifact of a classifier stage as an extractor named "classifier"."""
-    return classifier(load_network(feature_classifier, device))
+    """The artifact of a classifier stage as an extractor named "classifier", or "regressor" where its labels are numbers."""
+    network = load_network(feature_classifier, device)
+    if LABEL_RANGE not in feature_classifier.manifest["files"]:
+        return classifier(network)
+    return regressor(network, *json.loads(feature_classifier.file(LABEL_RANGE).read_text()))
 
 
 def image_features(ctx: Context, cfg: QualityConfig, images: Any, labels: Any, extractor: Extractor) -> Features:
-    """One pass over uint8 images (N, C, H, W) with integer labels (N,), arrays or memory maps, in an order drawn at random."""
+    """One pass over uint8 images (N, C, H, W) with labels (N,), arrays or memory maps, in an order drawn at random."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(ORDER_SEED)).numpy()
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -65,10 +71,13 @@ def real_features(ctx: Context, cfg: QualityConfig, part: Split, extractor: Extr
 
 
 def generated_labels(real: Features, count: int, rng: torch.Generator, distribution: str = "real") -> Tensor:
-    """Classes to generate, int64 (count,) on the CPU, in random order: in the proportions of the real images, or equally often.
+    """Labels to generate, (count,) on the CPU, in random order: in the proportions of the real images, or equally often.
 
-    Only classes that the real images have.
+    Only classes that the real images have, int64; of numbers those of real images, or evenly spaced ones over their range.
     """
+    if real.continuous and distribution == "uniform":
+        evenly = torch.linspace(float(real.labels.min()), float(real.labels.max()), count)
+        return evenly[torch.randperm(count, generator=rng)]
     source = real.labels.cpu() if distribution == "real" else real.labels.cpu().unique()
     repeated = source.repeat(-(-count // len(source)))
     # The rest of a division falls on classes drawn at random.
@@ -120,21 +129,22 @@ def of_classes(part: Split, classes: Sequence[int]) -> Split:
 def generated_features(
     ctx: Context, cfg: QualityConfig, generator: Any, extractor: Extractor, labels: Tensor, stream: str = "quality"
 ) -> Features:
-    """One pass over an image of `generator` (in eval mode) for each of `labels` int64 (N,).
+    """One pass over an image of `generator` (in eval mode) for each of `labels` (N,).
 
-    One that takes no labels makes as many images, which belong to no class: what is measured by class is left out then.
+    One that takes no labels makes as many images, which have none: what is measured by label is left out then.
     `stream` names the latents: the same stream, the same latents.
     """
     unlabelled = generator.classes is None
-    batches = generated(ctx, generator, torch.full_like(labels, UNLABELLED) if unlabelled else labels, cfg.batch, stream)
+    asked = torch.full_like(labels, UNLABELLED, dtype=torch.long) if unlabelled else labels
+    batches = generated(ctx, generator, asked, cfg.batch, stream)
     found = measure(extractor, batches, len(labels), keep=cfg.keep, splits=cfg.splits, ctx=ctx)
-    return replace(found, right=None) if unlabelled else found
+    return replace(found, right=None, off=None) if unlabelled else found
 
 
 def sampled_features(
     ctx: Context, cfg: QualityConfig, generator: Any, extractor: Extractor, real: Features, stream: str = "quality"
 ) -> Features:
-    """One pass over `cfg.images` images of a generator, of the classes that `real` has."""
+    """One pass over `cfg.images` images of a generator, of the labels that `real` has."""
     labels = generated_labels(real, cfg.images, ctx.rng(0, f"{stream} labels", device="cpu"), cfg.labels)
     return generated_features(ctx, cfg, generator, extractor, labels, stream)
 
@@ -150,7 +160,7 @@ def score_network(
 def measure_real(ctx: Context, cfg: QualityConfig, data: DataSet, feature_classifier: Artifact) -> dict[str, float]:
     """The stage `real_statistics`: what is left of a pass over the validation images. Makes features.safetensors.
 
-    Its metrics are what real images score: FID between their two halves, their score.
+    Its metrics are what real images score: FID between their two halves, their score, or how far labels are told wrongly.
     """
     extractor = extractor_of(feature_classifier, ctx.device)
     real = real_features(ctx, cfg, data.val, extractor)
@@ -185,13 +195,14 @@ def score_generator(
     return metrics | trust_in(feature_classifier, data)
 
 
-TESTED = ("fid", "kid", "intra_fid")
+TESTED = ("fid", "kid", "intra_fid", "sfid", "label_score")
 
 
 def test_generator(
     ctx: Context, cfg: QualityConfig, data: DataSet, feature_classifier: Artifact, **generator: Artifact
 ) -> dict[str, float]:
-    """A test stage: FID, KID and intra-FID of the one further artifact, a generator, against the test images of its classes."""
+    """A test stage: FID, KID and, by class, intra-FID of the one further artifact, a generator, against the test images of its
+    classes; where labels are numbers SFID and the label score."""
     (made,) = generator.values()
     asked, classes = made_generator(made, ctx.device)
     extractor = extractor_of(feature_classifier, ctx.device)
@@ -200,19 +211,6 @@ def test_generator(
     metrics = score_network(ctx, cfg, asked, extractor, real)
     names = [f"{name}_{extractor.name}" for name in TESTED]
     return {f"test_{name}": metrics[name] for name in names if name in metrics}  # intra-FID needs two images of a class
-
-
-def note_basis(ctx: Context, cfg: QualityConfig, extractor: Extractor, real: Features, images: int | None = None) -> None:
-    """Put down what this extractor's numbers depend on beside the data: only numbers of an equal basis compare.
-
-    `images`: how many images are measured, where that is not `cfg.images`.
-    """
-    counts = {"real images": real.count, "images": cfg.images if images is None else images}
-    name = extractor.name
-    ctx.basis[name] = {"extractor": extractor.tag, "classes": sorted(real.class_counts()), "labels": cfg.labels, **counts}
-    ctx.basis[f"kid_{name}"] = {"subsets": [cfg.kid_subsets, cfg.kid_subset_size]}
-    for metric in ("precision", "recall", "density", "coverage"):
-        ctx.basis[f"{metric}_{name}"] = {"neighbours": cfg.neighbours}
 
 
 def score_images(
@@ -248,7 +246,8 @@ def score(
     """All metrics of images whose features `features(extractor, real)` gives, also by a further extractor if asked for.
 
     `real`: the feature classifier's features of `part`, the images of `data` to compare with. Makes metrics.json: beside the
-    numbers what they depend on (extractor, counts, seed, `how` the images came about), intra-FID by class, and warnings.
+    numbers what they depend on (extractor, counts, seed, `how` the images came about), intra-FID by class, or FID by window,
+    and warnings.
     """
     extractors = [(feature_classifier, real)]
     if cfg.extractor:
@@ -264,34 +263,3 @@ def score(
         metrics |= found
     (ctx.out / "metrics.json").write_text(json.dumps({"by_extractor": reports}, indent=1, sort_keys=True))
     return metrics
-
-
-def report(
-    ctx: Context, cfg: QualityConfig, data: DataSet, extractor: Extractor, real: Features, fake: Features, how: Mapping[str, Any],
-    metrics: Mapping[str, float],
-) -> dict[str, Any]:  # fmt: skip
-    """What the numbers depend on, in JSON: two that differ in any of this do not compare."""
-    warnings = [*cautions(real, fake, extractor.name), *collapse(metrics)]
-    if ctx.rank == 0:
-        for warning in warnings:
-            logging.getLogger(__name__).warning(warning)
-    return {
-        "protocol": {
-            "extractor": extractor.tag,
-            "preprocessing": extractor.preprocessing,
-            "quantised": extractor.quantise,
-            "real": {"part": "validation", "fingerprint": data.fingerprint, "images": real.count},
-            "generated": {"images": fake.count, **how},
-            "seed": ctx.seed,
-            "batch": cfg.batch,
-            "kept": [len(real.rows), len(fake.rows)],
-            "splits": fake.score and len(fake.score.negentropies),
-            "neighbours": cfg.neighbours,
-            "kid": [cfg.kid_subsets, cfg.kid_subset_size],
-            "kmmd": {"sigma": cfg.kmmd_sigma, "bandwidth": cfg.kmmd_bandwidth},
-        },
-        "class_counts": {"real": real.class_counts(), "generated": fake.class_counts()},
-        "intra_fid": intra_fid(real, fake),
-        "warnings": warnings,
-        "metrics": dict(metrics),
-    }

@@ -225,7 +225,7 @@ class QualityConfig(Section):
     images: int = knob(2000, "generated images", unit="images", origin="ours", ge=10, le=1_000_000)
     batch: int = knob(500, "images at a time", unit="images", origin="ours", ge=1, le=100_000)
     labels: Literal["real", "uniform"] = knob(
-        "real", "classes of the generated images: in the real images' proportions, or equally often", origin="ours"
+        "real", "labels of the generated images: in the real images' proportions, or equally often", origin="ours"
     )
     keep: int = knob(
         10_000,
@@ -257,8 +257,24 @@ class QualityConfig(Section):
         return self
 
 
+class ContinuousQualityConfig(QualityConfig):
+    """The same where labels are numbers: by windows of labels in place of classes."""
+
+    windows: int = knob(
+        20, "windows of labels, evenly spaced over the real images' range", origin="ours (CcGAN: 1000; 60)", ge=1, le=10_000
+    )
+    window_radius: float | None = knob(
+        None,
+        "how far a window reaches to either side of its centre; null = a twentieth of the range",
+        unit="the labels'",
+        origin="ours (CcGAN: 2 of 186 degrees; 0 years)",
+        ge=0,
+    )
+
+
 # What of `quality` the real side does not depend on: a stage `real_statistics` ignores it, and is made once.
 GENERATED_ONLY = frozenset(QualityConfig.model_fields) - {"batch", "keep", "splits"}
+BY_WINDOW = frozenset(ContinuousQualityConfig.model_fields) - frozenset(QualityConfig.model_fields)
 
 # The classifier that measures generators: one for all methods, so that with the same data and seed they share it.
 FEATURE_CLASSIFIER = ClassifierConfig(network="resnet20", epochs=60, batch=128, lr=0.1, schedule="cosine")

@@ -7,6 +7,8 @@ task.measure(network, Resident(data.val), ctx)     # task.metric in task.unit; t
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +24,7 @@ from gankd.metrics.directions import Direction, direction
 from gankd.pictures import heat_map, scatter
 
 EVALUATION_BATCH = 500
+LABEL_RANGE = "label_range.json"  # beside a saved network that tells numbers: what its 0 and its 1 stand for
 
 
 class Task:
@@ -65,6 +68,9 @@ class Task:
     def picture(self, network: nn.Module, images: Resident) -> Any:
         """A PIL picture of answers beside labels."""
         raise NotImplementedError
+
+    def describe(self, folder: Path) -> None:
+        """Write beside a saved network what its answers mean, where the network alone does not say."""
 
 
 class Classes(Task):
@@ -114,6 +120,9 @@ class Continuous(Task):
 
     def tally(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return (self.answers(outputs) - labels).abs().sum()
+
+    def describe(self, folder: Path) -> None:
+        (folder / LABEL_RANGE).write_text(json.dumps([self.low, self.high]))
 
     def picture(self, network: nn.Module, images: Resident) -> Any:
         """A point per image: its label, and the answer above it."""

@@ -177,7 +177,7 @@ def announce(sweep: Sweep, console: Console) -> None:
     names = name_artifacts(sweep.method, sweep.config, sweep.fingerprint)
     store = Store(sweep.storage)
     old = {}
-    for stage in sweep.method.made_always():
+    for stage in sweep.method.made(sweep.config):
         earlier = store.of_recipe(names.recipes[stage.name]) if not store.has(names.keys[stage.name]) else []
         manifest = store.manifest(earlier[-1]) if earlier else None
         if manifest:

@@ -99,12 +99,11 @@ class Sweep:
         """Stages that no searched knob touches, of a table those that a row needs; none when artifacts are not to be reused."""
         if not self.request.reuse:
             return ()
-        names = [stage.name for stage in self.method.shared(self.space.samplers)]
-        if self.table is not None:
-            rows = self.table.rows
-            needed = {n for row in rows for n in self.method.needed(self.table.stages_of(row), self.config_of(row.knobs))}
-            names = [name for name in names if name in needed]
-        return tuple(names)
+        if self.table is None:
+            return tuple(stage.name for stage in self.method.shared(self.space.samplers, self.config))
+        rows, touched = self.table.rows, self.method.touched(self.space.samplers)
+        needed = {n for row in rows for n in self.method.needed(self.table.stages_of(row), self.config_of(row.knobs))}
+        return tuple(stage.name for stage in self.method.stages if stage.name in needed - touched and not stage.test)
 
     @cached_property
     def trials(self) -> int:
@@ -216,9 +215,12 @@ def check_stages(method: Method, config: MethodConfig, others: Sequence[MethodCo
 
     too_large: list[str] = []  # every batch at once, for a small set is too small for all
     for variant in [config, *others]:
+        made = method.made(variant)
         for stage in method.stages:
+            if stage.on_demand and stage not in made:
+                continue
             seen, seen_first = [(c.data, stage.config(c), stage.checked(c)) for c in (variant, config)]
-            if stage.check and (variant is config or seen != seen_first):
+            if stage.check and (variant is config or seen != seen_first or stage.on_demand):
                 try:
                     named(stage.check)(stage.section or stage.name, seen[1], load(variant.data).without_test(), **seen[2])
                 except LargeBatch as error:
@@ -234,7 +236,8 @@ def check_shares(sweep: Sweep, configs: Sequence[MethodConfig]) -> None:
         is_shared = stage.name in shared
         need = request.shared_resources() if is_shared else request.resources(request.workers)
         flag = "--shared-workers" if is_shared else "--workers"
-        for name, config in itertools.product(stage.shares, configs):
+        asking = [config for config in configs if not stage.on_demand or stage in sweep.method.made(config)]
+        for name, config in itertools.product(stage.shares, asking):
             knob = name if "." in name else f"{stage.section or stage.name}.{name}"
             section, _, of_section = knob.partition(".")
             batch = getattr(getattr(config, section), of_section)

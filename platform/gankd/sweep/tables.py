@@ -74,6 +74,8 @@ GENERATOR_FIGURES = {
     "coverage": "coverage",
     "spread": "spread",
     "class_accuracy": "class accuracy",
+    "sfid": "SFID",
+    "label_score": "label score",
 }
 
 
@@ -82,12 +84,16 @@ def generator_table(record: TrialRecord) -> Table | None:
     measured = [name.partition("/recall_") for name in record.metrics if "/recall_" in name]
     if not measured:
         return None
+    rows = {
+        (stage, extractor): {figure: record.metrics.get(f"{stage}/{figure}_{extractor}") for figure in GENERATOR_FIGURES}
+        for stage, _, extractor in measured
+    }
+    shown = [figure for figure in GENERATOR_FIGURES if any(row[figure] is not None for row in rows.values())]
     table = Table(title="generators, on the validation part", title_justify="left")
-    for heading in ("stage", "extractor", *GENERATOR_FIGURES.values()):
+    for heading in ("stage", "extractor", *(GENERATOR_FIGURES[figure] for figure in shown)):
         table.add_column(heading, justify="left" if heading in ("stage", "extractor") else "right")
-    for stage, _, extractor in measured:
-        values = [record.metrics.get(f"{stage}/{figure}_{extractor}") for figure in GENERATOR_FIGURES]
-        table.add_row(stage, extractor, *["" if value is None else f"{value:.3g}" for value in values])
+    for names, row in rows.items():
+        table.add_row(*names, *["" if (value := row[figure]) is None else f"{value:.3g}" for figure in shown])
     return table
 
 
