@@ -110,10 +110,7 @@ class Mixture:
 def fit_student(
     ctx: Context, cfg: TransferConfig, data: DataSet, baseline: Artifact, fakes: Split | None, teacher: Artifact | None = None
 ) -> dict[str, float]:
-    """Train the student on real images and, if there are any, fakes; with a teacher, by the KD loss of a `StudentConfig`.
-
-    Makes a saved network.
-    """
+    """Train the student on real images and, if there are any, fakes; `teacher`: who teaches it. Makes a saved network."""
     network = models.load(baseline.path)
     if cfg.start == "scratch":
         network = models.build(**network.recipe)
