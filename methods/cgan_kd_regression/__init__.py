@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
-from gankd.stages.declared import CLASSIFIER_METRICS, classifier, tested
+from gankd.stages.declared import CLASSIFIER_METRICS, classifier, quality, real_statistics, tested
 from methods.cgan_kd_regression.config import CganKdRegressionConfig
 
 HERE = "methods.cgan_kd_regression"
@@ -28,6 +28,8 @@ METHOD = Method(
     stages=(
         regressor("teacher"),
         regressor("baseline"),
+        replace(regressor("feature_classifier"), per_seed=False),
+        real_statistics(continuous=True),
         Stage(
             "label_embedding",
             f"{HERE}.label_embedding:train_label_embedding",
@@ -38,11 +40,12 @@ METHOD = Method(
         Stage(
             "ccgan",
             f"{HERE}.ccgan:train_ccgan",
-            inputs=("label_embedding",),
+            inputs=("label_embedding", "feature_classifier"),
             check=f"{HERE}.gan_checks:check_ccgan",
             shares=("batch",),
             metrics=("parameters", "radius", "sigma", "step"),
         ),
+        quality("quality", of="ccgan", continuous=True),
         Stage("extractor", f"{HERE}.autoencoder:train_extractor", check=TRAINING, shares=("batch",), metrics=CLASSIFIER_METRICS),
         Stage(
             "density_ratio",
@@ -88,6 +91,7 @@ METHOD = Method(
     watched="student",
     length="student.length",
     roles={
+        "extractor": "feature_classifier",
         "teacher": "teacher",
         "baseline": "baseline",
         "control": "control",
@@ -95,7 +99,7 @@ METHOD = Method(
         "generator": "ccgan",
     },
     gain=Gain("student", "control", "val_mae", tests=("test_student", "test_control", "test_mae")),
-    registered={"student": "student/val_mae"},
+    registered={"generator": "quality/fid_regressor", "student": "student/val_mae"},
     networks={
         "label_embedding": f"{HERE}.label_embedding:LabelEmbedding",
         "sagan": f"{HERE}.sagan:Generator",

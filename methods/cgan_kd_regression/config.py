@@ -8,7 +8,7 @@ from pydantic import Field
 
 from gankd.config import MethodConfig, Section, knob
 from gankd.data.config import DataConfig
-from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, Milestones, Precision, QualityConfig
+from gankd.stages.sections import FEATURE_CLASSIFIER, ClassifierConfig, ContinuousQualityConfig, Milestones, Precision
 from methods.cgan_kd.config import DensityRatioConfig, TransferConfig
 from methods.cgan_kd_regression.gan_config import CcganConfig, LabelEmbeddingConfig
 
@@ -148,7 +148,7 @@ class CganKdRegressionConfig(MethodConfig):
     label_embedding: LabelEmbeddingConfig = LabelEmbeddingConfig()
     ccgan: CcganConfig = CcganConfig()
     extractor: ExtractorConfig = ExtractorConfig()
-    quality: QualityConfig = QualityConfig()
+    quality: ContinuousQualityConfig = ContinuousQualityConfig()
     density_ratio: LabelRatioConfig = LabelRatioConfig()
     samples: SamplesConfig = SamplesConfig()
     student: StudentConfig = StudentConfig()
