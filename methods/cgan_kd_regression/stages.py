@@ -69,8 +69,8 @@ class Fakes:
 
     @property
     def zeta(self) -> Zeta:
-        """The vicinity that psi was fitted with."""
-        return Zeta(self.task, self.psi.zeta)
+        """The vicinity that psi was fitted with, where it rejects."""
+        return Zeta(self.task, self.psi.zeta if self.cfg.subsampling else 0.0)
 
     def draw(self, label: float, n: int, rng: torch.Generator) -> Tensor:
         """D^g: `n` fakes of `label`, or near it, (n, C, H, W) in [-1, 1], on grey levels that uint8 can hold."""

@@ -165,12 +165,10 @@ class Right(nn.Module):
 TASK = Continuous(0, 10, "")
 
 
-def subsampled(folder: Path, zeta: float = 0.0, **knobs: Any) -> Tensor:
+def subsampled(folder: Path, psi: Any = None, **knobs: Any) -> Tensor:
     """The labels that 200 fakes of label 3 show."""
     cfg = SamplesConfig(per_label=200, burn_in=50, batch=100, **knobs)
-    psi = Right()
-    psi.zeta = zeta
-    fakes = Fakes(cfg, TASK, torch.device("cpu"), False, Itself(), Painter(), Reader(), psi, Reader())
+    fakes = Fakes(cfg, TASK, torch.device("cpu"), False, Itself(), Painter(), Reader(), psi or Right(), Reader())
     found = fakes.subsample(context(folder, "samples"), 7, 3.0)
     assert found.images.shape == (200, 1, 4, 4)
     assert found.images.dtype == np.uint8
@@ -185,19 +183,22 @@ def test_rejection_for_one_label(tmp_path: Path) -> None:
     assert (kept < 5).all()
 
 
-def test_with_zeta_fakes_are_of_near_labels_that_the_extractor_tells(tmp_path: Path) -> None:
-    class All(Right):
-        def forward(self, features: Tensor, embedded: Tensor) -> Tensor:
-            return torch.ones(len(features))
+class Indifferent(nn.Module):
+    """A ratio that wants all images, fitted with fakes of labels up to 1 away."""
 
-    cfg = SamplesConfig(per_label=200, burn_in=50, batch=100)
-    psi = All()
-    psi.zeta = 1.0
-    fakes = Fakes(cfg, TASK, torch.device("cpu"), False, Itself(), Painter(), Reader(), psi, Reader())
-    told = fakes.subsample(context(tmp_path, "samples"), 7, 3.0).told
-    assert told.min() >= 1.99
-    assert told.max() <= 4.01
-    assert told.std() > 0.4
+    zeta = 1.0
+
+    def forward(self, features: Tensor, embedded: Tensor) -> Tensor:
+        return torch.ones(len(features))
+
+
+def test_with_zeta_fakes_are_of_near_labels_that_the_extractor_tells(tmp_path: Path) -> None:
+    near = subsampled(tmp_path, Indifferent())
+    assert near.min() >= 1.9
+    assert near.max() <= 4.1
+    assert near.std() > 0.4
+    raw = subsampled(tmp_path, Indifferent(), subsampling=False)
+    assert len(raw.unique()) == 2  # of the label itself, or the mistake
     assert Zeta(TASK, 1.0).asked(torch.tensor([0.0, 10.0]), torch.tensor([0.0, 1.0])).tolist() == [0, 10]
 
 
