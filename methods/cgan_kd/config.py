@@ -135,11 +135,8 @@ class SamplesConfig(Section):
         return self.burn_in + self.max_draws * (self.filter_burn_in + self.per_class)
 
 
-class StudentConfig(Section):
-    """M3: the student on real and processed fake images. `control` is the same without the fakes.
-
-    With `kd`, both also learn from the teacher's answers: `control` is then that loss alone, `student` cGAN-KD + that loss.
-    """
+class TransferConfig(Section):
+    """M3: the student on real and processed fake images. `control` is the same without the fakes."""
 
     start: Literal["baseline", "scratch"] = knob("baseline", "weights at the start", origin=PAPER)
     steps: int = knob(281_280, "optimiser steps, the control's too", unit="steps", origin="240 epochs of 150,000 images", ge=1)
@@ -167,6 +164,17 @@ class StudentConfig(Section):
     crop_padding: int = knob(4, "zero padding before a random crop; 0 = no crop", unit="pixels", origin=PAPER, ge=0, le=32)
     sync_batch_norm: bool = knob(False, "batch norm over all workers' images instead of each worker's own", origin="ours")
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
+
+    @property
+    def length(self) -> int:
+        """All steps."""
+        return self.steps
+
+
+class StudentConfig(TransferConfig):
+    """M3 for classes. With `kd`, both also learn from the teacher's answers: `control` is then that loss alone, `student`
+    cGAN-KD + that loss."""
+
     kd: KdName = knob("none", "loss by which the student also learns from the teacher, on real images and fakes", origin=PAPER)
     kd_ce: float | None = knob(None, "weight of cross-entropy", origin=KD, ge=0, le=1000)
     kd_soft: float | None = knob(None, "weight of soft targets: T^2 KL of the answers at temperature T", origin=KD, ge=0, le=1000)

@@ -103,21 +103,29 @@ class DensityRatio(nn.Module):
         if isinstance(widths, str) and widths not in WIDTHS:
             raise ValueError(f"widths is {widths!r}; allowed: {', '.join(WIDTHS)} or a sequence of integers")
         hidden = WIDTHS[widths] if isinstance(widths, str) else tuple(widths)
-        if any(width % groups for width in hidden):
-            raise UserError(f"widths of the density ratio are {list(hidden)}; each must be a multiple of {groups}")
         if output not in ("softplus", "relu"):
             raise ValueError(f"output is {output!r}; allowed: softplus, relu")
         self.output = output
         self.embedding = nn.Embedding(classes, classes)
-        layers = nn.Sequential()
-        channels = classes + feature_dim
-        for width in hidden:
-            layers.extend([nn.Linear(channels, width), nn.GroupNorm(groups, width), nn.ReLU(), nn.Dropout(dropout)])
-            channels = width
-        layers.append(nn.Linear(channels, 1))
-        self.layers = layers
+        self.layers = ratio_layers(classes + feature_dim, hidden, dropout, groups)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Features (N, feature_dim) and class indices (N,) -> ratios (N,)."""
-        out = self.layers(torch.cat([self.embedding(labels), features], dim=1)).squeeze(1)
-        return F.softplus(out) if self.output == "softplus" else F.relu(out)
+        return as_ratio(self.layers(torch.cat([self.embedding(labels), features], dim=1)), self.output)
+
+
+def ratio_layers(channels: int, hidden: Sequence[int], dropout: float, groups: int) -> nn.Sequential:
+    """(linear, GroupNorm, ReLU, dropout) for each of `hidden` and a last linear layer: (N, channels) -> (N, 1)."""
+    if any(width % groups for width in hidden):
+        raise UserError(f"widths of the density ratio are {list(hidden)}; each must be a multiple of {groups}")
+    layers = nn.Sequential()
+    for width in hidden:
+        layers.extend([nn.Linear(channels, width), nn.GroupNorm(groups, width), nn.ReLU(), nn.Dropout(dropout)])
+        channels = width
+    layers.append(nn.Linear(channels, 1))
+    return layers
+
+
+def as_ratio(out: Tensor, output: Output) -> Tensor:
+    """What the layers give, (N, 1), as numbers >= 0, (N,)."""
+    return F.softplus(out[:, 0]) if output == "softplus" else F.relu(out[:, 0])

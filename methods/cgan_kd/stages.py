@@ -87,7 +87,7 @@ class Fakes:
     def process(self, ctx: Context, label: int) -> ProcessedClass:
         """D^g -> M1 -> D^g_s -> M2 -> D~^g_rho of class `label`."""
         cfg, rng = self.cfg, ctx.rng(label, device="cpu")
-        subsampled = RejectionSampler(cfg, label, partial(self.draw, label), partial(self.ratio, label), rng)
+        subsampled = RejectionSampler(cfg, f"class {label}", partial(self.draw, label), partial(self.ratio, label), rng)
         filtered = TeacherFilter(cfg, label, subsampled.sample, self.teacher)
         if cfg.filter_quantile < 1 or cfg.replace_labels:
             images, labels = filtered.sample(cfg.per_class)

@@ -9,7 +9,7 @@ fake of class y is accepted with probability psi / M(y), M(y) being the largest 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from gankd.data.augment import Resident
 from gankd.engine import Algorithm, autocast, update
 from gankd.errors import StageFailed
 from gankd.stages.schedule import multistep
-from methods.cgan_kd.config import DensityRatioConfig, SamplesConfig
+from methods.cgan_kd.config import DensityRatioConfig
 
 Draw = Callable[[int, torch.Generator], Tensor]
 Ratio = Callable[[Tensor], Tensor]
@@ -79,7 +79,7 @@ class DensityRatioTraining(Algorithm):
 
 
 def ratio_bound(ratios: Tensor, estimator: Estimator = "max", quantile: float = 0.99) -> float:
-    """M(y), the bound of a class's density ratio, from burn-in ratios (N,).
+    """M(y), the bound of a label's density ratio, from burn-in ratios (N,).
 
     `max` is an extreme value: a larger burn-in gives a larger M and fewer acceptances. `quantile` is stable; ratios
     above it count as M.
@@ -101,8 +101,27 @@ def accept(ratios: Tensor, uniforms: Tensor, bound: float) -> Tensor:
     return uniforms <= ratios / bound
 
 
+class Rejection(Protocol):
+    """The knobs of rejection sampling, and `draw_limit`, the fakes after which it is given up."""
+
+    @property
+    def subsampling(self) -> bool: ...
+    @property
+    def estimator(self) -> Estimator: ...
+    @property
+    def m_quantile(self) -> float: ...
+    @property
+    def burn_in(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def reference_compat(self) -> bool: ...
+    @property
+    def draw_limit(self) -> int: ...
+
+
 class RejectionSampler:
-    """D^g_s of one class: fakes accepted with probability psi / M(y).
+    """D^g_s of one label: fakes accepted with probability psi / M(y).
 
     M comes from one burn-in sample, drawn on first use, and is the same for all that follows, so accepted images are
     identically distributed. `cfg.reference_compat` takes a new burn-in at every call and lets M grow between batches.
@@ -110,7 +129,8 @@ class RejectionSampler:
     Args:
         cfg: `burn_in`, `batch`, `estimator`, `m_quantile`, and the limit of draws over the sampler's life. Without
             `subsampling` every fake is accepted, as if psi were 1.
-        draw: `draw(n, rng)` gives n images of class `label`, of D^g.
+        label: what all the fakes have in common, as messages say it: "class 3".
+        draw: `draw(n, rng)` gives n images of that label, of D^g.
         ratio: `ratio(images)` gives their psi, (n,).
 
     Attributes:
@@ -118,7 +138,7 @@ class RejectionSampler:
         draws, tested, accepted: fakes drawn in all, tested (drawn after burn-in) and accepted so far.
     """
 
-    def __init__(self, cfg: SamplesConfig, label: int, draw: Draw, ratio: Ratio, rng: torch.Generator) -> None:
+    def __init__(self, cfg: Rejection, label: str, draw: Draw, ratio: Ratio, rng: torch.Generator) -> None:
         self.cfg, self.label, self.draw, self.ratio, self.rng = cfg, label, draw, ratio, rng
         self.bound = 0.0
         self.draws = self.tested = self.accepted = 0
@@ -152,18 +172,18 @@ class RejectionSampler:
             ratios.append(self._draw(min(cfg.batch, burn_in - start))[1])
         self.bound = ratio_bound(torch.cat(ratios), cfg.estimator, cfg.m_quantile)
         if self.bound <= 0:
-            raise self._failure(f"the density ratio of class {self.label} is 0 on its burn-in of {burn_in} fakes")
+            raise self._failure(f"the density ratio of {self.label} is 0 on its burn-in of {burn_in} fakes")
 
     def _draw(self, n: int) -> tuple[Tensor, Tensor]:
         if self.draws + n > self.cfg.draw_limit:
-            raise self._failure(f"the sampler of class {self.label} reached its limit of {self.cfg.draw_limit} draws")
+            raise self._failure(f"the sampler of {self.label} reached its limit of {self.cfg.draw_limit} draws")
         images = self.draw(n, self.rng)
         self.draws += n
         ratios = self.ratio(images) if self.cfg.subsampling else torch.ones(n)
         # float64 on the generator's device: the decision is the same wherever the networks run.
         ratios = ratios.detach().to(self.rng.device, torch.float64)
         if not bool(torch.isfinite(ratios).all()):
-            raise self._failure(f"the density ratio of class {self.label} is not a finite number for some fakes")
+            raise self._failure(f"the density ratio of {self.label} is not a finite number for some fakes")
         return images, ratios
 
     def _failure(self, what: str) -> StageFailed:

@@ -18,7 +18,7 @@ from gankd.engine import autocast, evaluating, train, update
 from gankd.models.sync_batch_norm import synchronise
 from gankd.stages.classifier import EVALUATIONS, Batch, ClassifierTraining, keep_classifier, load_network, rate_of
 from gankd.store.artifact import Artifact
-from methods.cgan_kd.config import KD_FORMS, StudentConfig, kd_form
+from methods.cgan_kd.config import KD_FORMS, StudentConfig, TransferConfig, kd_form
 from methods.cgan_kd.kd.distiller import build_loss
 from methods.cgan_kd.kd.logits import soft_targets
 from methods.cgan_kd.kd.seen import Drawn, KdLoss, Seen, see
@@ -65,7 +65,7 @@ def select_per_class(labels: Tensor, nfake: int, classes: int, rng: torch.Genera
     return torch.cat(chosen).sort().values
 
 
-def fakes_per_batch(cfg: StudentConfig, n_real: int, n_fake: int, workers: int = 1) -> int:
+def fakes_per_batch(cfg: TransferConfig, n_real: int, n_fake: int, workers: int = 1) -> int:
     """Fakes in each batch: as `real_per_fake` says, or the share they have among all images (the paper's shuffle).
 
     Rounded so that every worker has the same mixture, which its batch statistics need.
@@ -77,7 +77,7 @@ def fakes_per_batch(cfg: StudentConfig, n_real: int, n_fake: int, workers: int =
 class Mixture:
     """Batches of real images and, if there are any, fakes; the share of fakes is the same in all of them."""
 
-    def __init__(self, ctx: Context, cfg: StudentConfig, data: DataSet, fakes: Split | None) -> None:
+    def __init__(self, ctx: Context, cfg: TransferConfig, data: DataSet, fakes: Split | None) -> None:
         resident = partial(Resident, device=ctx.device, flip=cfg.flip, crop_padding=cfg.crop_padding)
         parts = {"real": resident(data.train)} | ({"fake": resident(fakes)} if fakes else {})
         n_fake = fakes_per_batch(cfg, len(data.train), len(fakes), ctx.world_size) if fakes else 0
@@ -108,7 +108,7 @@ class Mixture:
 
 
 def fit_student(
-    ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact, fakes: Split | None, teacher: Artifact | None
+    ctx: Context, cfg: TransferConfig, data: DataSet, baseline: Artifact, fakes: Split | None, teacher: Artifact | None = None
 ) -> dict[str, float]:
     """Train the student on real images and, if there are any, fakes; `teacher`: who teaches it. Makes a saved network."""
     network = models.load(baseline.path)
@@ -119,6 +119,7 @@ def fit_student(
     if teacher is None:
         training = ClassifierTraining(ctx, cfg, network, mixture.batch, data, rate)
     else:
+        assert isinstance(cfg, StudentConfig)
         training = Distillation(ctx, cfg, network, mixture, data, rate, load_network(teacher, ctx.device))
     metrics = train(ctx, training, steps=cfg.length, batch=cfg.batch, evaluate_every=max(1, cfg.steps // EVALUATIONS))
     keep_classifier(ctx, network, data)

@@ -67,9 +67,35 @@ def scatter(x: Tensor, y: Tensor, x_name: str, y_name: str) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel=x_name, ylabel=y_name, aspect="equal")
+    _scatter(figure.add_subplot(xlabel=x_name, ylabel=y_name), x, y)
+    return _drawn(figure)
+
+
+def _scatter(axes: Any, x: Tensor, y: Tensor) -> None:
+    axes.set_aspect("equal")
     axes.scatter(x.cpu().numpy(), y.cpu().numpy(), s=8, alpha=0.5)
     axes.axline((float(x.mean()), float(x.mean())), slope=1, color="grey", linewidth=1)
+
+
+ERROR_BINS = 20  # of labels, equally wide
+
+
+def answers_and_errors(labels: Tensor, answers: Tensor, unit: str) -> Any:
+    """Answers over labels, both (N,), and beside that the mean absolute error by label, as a PIL picture."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set(xlabel=f"label, {unit}", ylabel=f"answer, {unit}")
+    _scatter(left, labels, answers)
+    at, errors = labels.cpu().numpy(), (answers - labels).abs().cpu().numpy()
+    edges = np.linspace(at.min(), at.max(), ERROR_BINS + 1)
+    counts, sums = np.histogram(at, edges)[0], np.histogram(at, edges, weights=errors)[0]
+    filled = counts > 0
+    right.plot(((edges[1:] + edges[:-1]) / 2)[filled], sums[filled] / counts[filled], marker=".")
+    right.set(xlabel=f"label, {unit}", ylabel=f"mean absolute error, {unit}", ylim=(0, None))
+    right.grid(alpha=0.3)
     return _drawn(figure)
 
 

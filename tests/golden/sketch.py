@@ -26,6 +26,7 @@ FOLDER = Path(__file__).parent
 # becomes a whole step, and no two types of CPU agree. With more epsilon they do.
 CALM = {
     "cgan_kd": {"biggan.adam_eps": 1e-4},
+    "cgan_kd_regression": {"ccgan.adam_eps": 1e-2, "ccgan.steps": 8},
     "rgal": {},
     "squeeze_span": {"gan.adam_eps": 1e-2, "gan.steps": 8},
     "kd_dlgan": {"gan.adam_eps": 1e-2, "gan.steps": 8},

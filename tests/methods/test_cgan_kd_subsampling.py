@@ -133,7 +133,7 @@ def coin_ratio(images: torch.Tensor) -> torch.Tensor:
 
 def sampler(ratio=coin_ratio, draw=coin, label: int = 3, rng: torch.Generator | None = None, **knobs) -> RejectionSampler:
     cfg = SamplesConfig(**{"burn_in": 50, "batch": 64} | knobs)
-    return RejectionSampler(cfg, label, draw, ratio, rng or seeded())
+    return RejectionSampler(cfg, f"class {label}", draw, ratio, rng or seeded())
 
 
 def test_accepted_images_follow_the_real_distribution() -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from gankd.errors import UserError
-from gankd.models import CLASSIFIERS, build
+from gankd.models import CLASSIFIERS, build, load, save
 from gankd.models.classifier_import import load_checkpoint
 from gankd.models.resnet import PadShortcut
 
@@ -99,6 +99,20 @@ def test_small_cnn_without_batch_statistics_ignores_the_rest_of_the_batch(norm: 
 def test_small_cnn_refuses_an_unknown_norm(kwargs: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         build("small_cnn", classes=10, **kwargs)
+
+
+def test_a_head_with_hidden_layers(tmp_path: Path) -> None:
+    kwargs = {"classes": 1, "image_channels": 1, "image_size": 16, "width": 8}
+    plain, network = (build("small_cnn", **kwargs, **extra) for extra in ({}, {"head": [512, 512]}))
+    head = 16 * 512 + 512 + 2 * 512 + 512 * 512 + 512 + 2 * 512 + 512 + 1  # cGAN-KD's regressors: linear, batch norm; twice
+    counts = [sum(p.numel() for p in each.parameters()) for each in (plain, network)]
+    assert counts[1] == counts[0] - 17 + head
+    assert (network.linear.in_features, network.linear.out_features) == (16, 1)
+    images = torch.randn(4, 1, 16, 16)
+    save(network, tmp_path)
+    answers = load(tmp_path)(images)
+    assert answers.shape == (4, 1)
+    torch.testing.assert_close(network.eval()(images), answers)
 
 
 def test_pad_shortcut_takes_every_second_pixel_and_centres_the_channels() -> None:

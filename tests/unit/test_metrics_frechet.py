@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gankd.metrics.frechet import classwise_frechet, covariance_factor, frechet_distance, frechet_distance_of_few
+from gankd.metrics.inception_score import InceptionScore
 from gankd.metrics.moments import Moments
 from tests.unit.metric_fixtures import fixture
 
-CGAN_KD = Path(__file__).parents[1] / "fixtures" / "cgan_kd" / "fid_regression.npz"
+CGAN_KD = Path(__file__).parents[1] / "fixtures" / "cgan_kd"
 FID, STREAM, INTRA = fixture("fid"), fixture("streaming_moments"), fixture("intra_fid")
 CLASSES = len(INTRA["per_class_fid"])
 
@@ -88,10 +89,32 @@ def test_the_reference_value() -> None:
 
 
 def test_the_value_of_the_other_reference() -> None:
-    with np.load(CGAN_KD, allow_pickle=False) as data:
+    with np.load(CGAN_KD / "fid_regression.npz", allow_pickle=False) as data:
         real, fake = (torch.from_numpy(data[name]) for name in ("Xr", "Xg"))
         expected = float(data["fid"])
     assert frechet_distance(Moments.of(real), Moments.of(fake)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_where_the_value_of_that_reference_is_wrong_for_classes() -> None:
+    """It adds the length of the means' difference, unsquared, and counts the rows of a last batch that it drops as zeros."""
+    with np.load(CGAN_KD / "fid_is_classification.npz", allow_pickle=False) as data:
+        values = {name: torch.from_numpy(data[name]).double() for name in data}
+
+    def reference(real: Tensor, fake: Tensor) -> float:
+        a, b = Moments.of(real), Moments.of(fake)
+        square = float((a.mean - b.mean).square().sum())
+        return frechet_distance(a, b) - square + square**0.5
+
+    assert reference(values["Xr"], values["Xg"]) == pytest.approx(float(values["fid_reference_unsquared_mean_term"]), rel=1e-6)
+    real, fake, batch = values["pad_feat_real"], values["pad_feat_fake"], int(values["pad_batch"])
+    whole = fake[: len(fake) // batch * batch]
+    assert reference(real, whole) == pytest.approx(float(values["pad_fid_ref_first20"]), rel=1e-5)
+    padded = torch.cat([whole, torch.zeros_like(fake[len(whole) :])])
+    assert reference(real, padded) == pytest.approx(float(values["pad_fid_ref_with_zero_rows"]), rel=1e-5)
+    # Its inception score, in two runs, is not wrong.
+    score = InceptionScore.empty(len(values["is_logits"]), values["is_logits"].shape[1], splits=2)
+    score.update(values["is_logits"], 0)
+    assert score.mean_and_std() == pytest.approx((float(values["is_mean"]), float(values["is_std"])), rel=1e-4)
 
 
 def test_fewer_samples_than_features() -> None:

@@ -60,15 +60,20 @@ def allow(networks: Mapping[str, str]) -> None:
 def build(name: str, **kwargs: Any) -> Any:
     """The network `name`, freshly initialised from torch's default generator. Raises UserError for an unknown name.
 
-    `normalisation=[mean, std]` (a number per channel each) makes a classifier normalise its images by itself.
+    `normalisation=[mean, std]` (a number per channel each) makes a classifier normalise its images by itself;
+    `head=[512, 512]` gives it hidden layers of these widths before its last one.
     """
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"unknown network {name!r}{hint} (known: {', '.join(MODELS)})")
     module, _, attribute = MODELS[name].partition(":")
-    arguments = {key: value for key, value in kwargs.items() if key != "normalisation"}
+    arguments = {key: value for key, value in kwargs.items() if key not in ("normalisation", "head")}
     network = getattr(importlib.import_module(module), attribute)(**arguments)
+    if kwargs.get("head"):
+        from gankd.models.classifier import Head
+
+        network.linear = Head(network.linear.in_features, kwargs["head"], network.linear.out_features)
     if kwargs.get("normalisation"):
         from gankd.models.classifier import OwnNormalisation
 

@@ -24,7 +24,7 @@ class Classifier(nn.Module):
     """
 
     feature_dim: int
-    linear: nn.Linear
+    linear: nn.Linear | Head
 
     def block_outputs(self, images: Tensor) -> list[Tensor]:
         """The maps (N, c, h, w) at the end of each block, from the first to the last."""
@@ -46,6 +46,18 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.linear(self.features(images))
+
+
+class Head(nn.Sequential):
+    """(linear, batch norm, ReLU) for each of `widths` and a linear layer, in place of a network's `linear`."""
+
+    def __init__(self, in_features: int, widths: Sequence[int], out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        for width in widths:
+            self.extend([nn.Linear(in_features, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)])
+            in_features = width
+        self.append(nn.Linear(in_features, out_features))
 
 
 class OwnNormalisation(Classifier):

@@ -91,6 +91,8 @@ def build_classifier(cfg: ClassifierConfig, data: DataSet, **extra: Any) -> Any:
         extra["norm"] = cfg.norm
     if cfg.shortcut != "projection":
         extra["shortcut"] = cfg.shortcut
+    if cfg.head:
+        extra["head"] = list(cfg.head)
     if cfg.normalisation:
         extra["normalisation"] = [list(numbers) for numbers in cfg.normalisation]
     return models.build(

@@ -48,6 +48,10 @@ class ClassifierConfig(Section):
         "how a CIFAR resnet's shortcut changes width; public CIFAR checkpoints often `pad`",
         origin="RepDistiller",
     )
+    head: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = knob(
+        (), "widths of hidden layers, each with batch norm and ReLU, before the last one; cGAN-KD's regressors: 512, 512",
+        unit="units", origin="RepDistiller: none",
+    )  # fmt: skip
     epochs: int = knob(240, "passes over the training images", unit="epochs", origin="RepDistiller script", ge=1)
     batch: int = knob(64, "images per step over all workers", unit="images", origin="RepDistiller script", ge=1)
     lr: float = knob(0.05, "learning rate at the start", origin="RepDistiller script", gt=0, le=10)
@@ -69,6 +73,10 @@ class ClassifierConfig(Section):
     reference_compat: bool = knob(
         False, "decay one epoch later, as RepDistiller's `epoch > milestone` does", origin="RepDistiller"
     )
+
+    def inert(self) -> frozenset[str]:
+        """No hidden layers are as if there were no such knob."""
+        return frozenset() if self.head else frozenset({"head"})
 
 
 class GanNetworkConfig(Section):

@@ -21,7 +21,7 @@ from gankd.data.augment import Resident
 from gankd.engine import evaluating
 from gankd.errors import UserError
 from gankd.metrics.directions import Direction, direction
-from gankd.pictures import heat_map, scatter
+from gankd.pictures import answers_and_errors, heat_map
 
 EVALUATION_BATCH = 500
 LABEL_RANGE = "label_range.json"  # beside a saved network that tells numbers: what its 0 and its 1 stand for
@@ -125,11 +125,11 @@ class Continuous(Task):
         (folder / LABEL_RANGE).write_text(json.dumps([self.low, self.high]))
 
     def picture(self, network: nn.Module, images: Resident) -> Any:
-        """A point per image: its label, and the answer above it."""
+        """A point per image, its label and the answer above it; and the mean error by label."""
         with evaluating(network):
             pairs = [(labels.cpu(), self.answers(network(batch)).cpu()) for batch, labels in images.in_order(EVALUATION_BATCH)]
         labels, answers = (torch.cat(part) for part in zip(*pairs, strict=True))
-        return scatter(labels, answers, f"label, {self.unit}", f"answer, {self.unit}")
+        return answers_and_errors(labels, answers, self.unit)
 
 
 def task_of(data: DataSet) -> Task:
