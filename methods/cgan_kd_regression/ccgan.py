@@ -12,18 +12,14 @@ from gankd import models
 from gankd.context import Context
 from gankd.data import DataSet
 from gankd.data.augment import Resident
-from gankd.engine import evaluating, train
 from gankd.models.sync_batch_norm import synchronise
-from gankd.pictures import sample_grid
-from gankd.stages.evaluation import occasions
-from gankd.stages.gan import GANTraining
+from gankd.stages.classifier import load_network
 from gankd.stages.gan_batch import Batch
+from gankd.stages.generator import EvaluatedTraining, fit_gan
 from gankd.stages.task import Continuous, task_of
 from gankd.store.artifact import Artifact
 from methods.cgan_kd_regression.gan_config import CcganConfig
 from methods.cgan_kd_regression.vicinity import VicinalLabels, Vicinity, noise_width, vicinity_width
-
-ROWS, COLUMNS = 9, 8  # labels and latents of a sample grid
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class VicinalBatch(Batch):
     asked: Tensor | None = None
 
 
-class CcganTraining(GANTraining):
+class CcganTraining(EvaluatedTraining):
     """L_D = mean w^r_j l(D(x_{i_j}, y_j)) + mean w^f_j l(-D(G(z_j, t_j), y_j)),   L_G = mean l(D(G(z, y), y)).
 
     y_j: a training label with noise. x_{i_j}: a real image whose label lies in the vicinity of y_j; t_j: a label drawn from
@@ -52,7 +48,6 @@ class CcganTraining(GANTraining):
         self.vicinal = VicinalLabels(places, vicinity, noise_width(cfg.sigma, places), clip=not cfg.reference_compat)
         networks = generator.to(ctx.device), discriminator.to(ctx.device)
         super().__init__(ctx, cfg, cfg.g_lr, *networks, lambda n, rng: self.real.batch(n, rng, ctx.rank, ctx.world_size))
-        self.every, self.occasions = occasions(cfg.steps, cfg.sample_grids)
 
     def step(self, step: int, rng: torch.Generator) -> dict[str, Tensor]:
         self.chooser = self.ctx.rng(step, "labels", device="cpu")
@@ -77,24 +72,6 @@ class CcganTraining(GANTraining):
         asked = batch.asked if isinstance(batch, VicinalBatch) else None
         return super().generate(batch if asked is None else replace(batch, fake_labels=asked))
 
-    def due(self, step: int) -> bool:
-        return self.cfg.sample_grids > 0 and step % self.every == 0
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        """No metrics yet: see the module's note in the method's README."""
-        if self.cfg.sample_grids:
-            self.ctx.image("sample_grid", label_grid(self.ema.average, self.ctx), -(-step // self.every))
-        return {}
-
-
-def label_grid(generator: Any, ctx: Context) -> Any:
-    """A picture with a row per label, from the lowest to the highest, and a column per latent, the same ones every time."""
-    low, high = generator.label_range
-    labels = torch.linspace(low, high, ROWS, device=ctx.device)
-    z = generator.latents(COLUMNS, ctx.rng(0, "samples"))
-    with evaluating(generator):
-        return sample_grid(generator(z.repeat(ROWS, 1), labels.repeat_interleave(COLUMNS)), columns=COLUMNS)
-
 
 def build_ccgan(cfg: CcganConfig, data: DataSet, embedding: Any) -> tuple[Any, Any]:
     """Generator and discriminator for the images of `data`, freshly initialised, with this label embedding inside."""
@@ -115,16 +92,14 @@ def build_ccgan(cfg: CcganConfig, data: DataSet, embedding: Any) -> tuple[Any, A
     return generator, discriminator
 
 
-def train_ccgan(ctx: Context, cfg: CcganConfig, data: DataSet, label_embedding: Artifact) -> dict[str, float]:
-    """A CcGAN on the real training images. Makes its generator (the average, where there is one), which takes labels in the
-    data's own unit. Metrics: the label noise's sigma and the vicinity's radius in that unit."""
-    training = CcganTraining(ctx, cfg, *build_ccgan(cfg, data, models.load(label_embedding.path)), data)
-    train(ctx, training, steps=cfg.steps, batch=cfg.batch * cfg.d_steps)
-    models.save(training.ema.average, ctx.out)
+def train_ccgan(
+    ctx: Context, cfg: CcganConfig, data: DataSet, label_embedding: Artifact, feature_classifier: Artifact
+) -> dict[str, float]:
+    """A CcGAN on the real training images. Makes its averaged generator, which takes labels in the data's own unit.
+
+    Beside what `fit_gan` returns: sigma of the labels' noise and radius of a vicinity, in that unit.
+    """
+    training = CcganTraining(ctx, cfg, *build_ccgan(cfg, data, load_network(label_embedding)), data)
     unit = training.task.high - training.task.low
-    return {
-        "step": float(cfg.steps),
-        "parameters": float(sum(p.numel() for p in training.generator.parameters())),
-        "sigma": training.vicinal.sigma * unit,
-        "radius": training.vicinal.vicinity.radius * unit,
-    }
+    widths = {"sigma": training.vicinal.sigma * unit, "radius": training.vicinal.vicinity.radius * unit}
+    return fit_gan(ctx, training, feature_classifier, data.val) | widths

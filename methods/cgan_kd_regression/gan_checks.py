@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from gankd.config import Section
 from gankd.data import DataSet
 from gankd.errors import UserError
-from gankd.stages.checks import check_batch, check_ema, check_labelled
+from gankd.stages.checks import check_batch, check_continuous, check_ema
 from methods.cgan_kd_regression.gan_config import SAGAN_SIZES, CcganConfig, LabelEmbeddingConfig
 
 
-def check_numbers(name: str, data: DataSet) -> None:
+def check_labels(name: str, cfg: Section, data: DataSet) -> None:
     """The data's labels are numbers, of which two at least differ."""
-    check_labelled(name, LabelEmbeddingConfig(), data)
-    if data.classes is not None:
-        raise UserError(
-            f"stage {name!r} needs numbers as labels, but data set {data.name!r} has {data.classes} classes: store labels that "
-            "are numbers as floating-point values (labels.astype('float32')), or take a method for classes, e.g. cgan_kd"
-        )
+    check_continuous(name, cfg, data)
     if len(np.unique(data.train.labels)) < 2:
         raise UserError(
             f"stage {name!r} needs two different labels at least, and all of the {len(data.train)} training images of data set "
@@ -27,13 +23,13 @@ def check_numbers(name: str, data: DataSet) -> None:
 
 def check_label_embedding(name: str, cfg: LabelEmbeddingConfig, data: DataSet) -> None:
     """The labels are numbers, and the batch fits."""
-    check_numbers(name, data)
+    check_labels(name, cfg, data)
     check_batch(name, cfg, data)
 
 
 def check_ccgan(name: str, cfg: CcganConfig, data: DataSet) -> None:
     """The labels are numbers, the networks exist at the data's resolution, and the batch fits."""
-    check_numbers(name, data)
+    check_labels(name, cfg, data)
     if data.image_size not in SAGAN_SIZES:
         raise UserError(
             f"the SAGAN makes images of {', '.join(map(str, SAGAN_SIZES))} px, but data set {data.name!r} has "

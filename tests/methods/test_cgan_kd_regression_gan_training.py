@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -18,9 +17,11 @@ from gankd.context import Context
 from gankd.data import DataSet, Split
 from gankd.engine import train
 from gankd.errors import UserError
+from gankd.stages.classifier import train_classifier
+from gankd.stages.sections import ClassifierConfig
 from gankd.store import Store
-from gankd.store.artifact import Artifact
-from methods.cgan_kd_regression.ccgan import CcganTraining, VicinalBatch, build_ccgan, label_grid, train_ccgan
+from gankd.store.artifact import Artifact, seal
+from methods.cgan_kd_regression.ccgan import CcganTraining, VicinalBatch, build_ccgan, train_ccgan
 from methods.cgan_kd_regression.gan_checks import check_ccgan, check_label_embedding
 from methods.cgan_kd_regression.gan_config import CcganConfig, LabelEmbeddingConfig
 from methods.cgan_kd_regression.label_embedding import LabelEmbeddingTraining, train_label_embedding
@@ -34,7 +35,7 @@ models.allow(
     }
 )
 EMBEDDING = LabelEmbeddingConfig(
-    dim=32, trunk="small", width=4, epochs=10, batch=16, label_epochs=80, label_batch=16, lr=0.05, weight_decay=0.0
+    dim=32, trunk="small", width=4, epochs=16, batch=16, label_epochs=40, label_batch=16, lr=0.05, weight_decay=0.0
 )
 GAN = CcganConfig(
     width=8, dim_z=4, steps=4, batch=8, d_steps=2, sample_grids=2, diffaugment=("translation",), precision="fp32", ema_decay=0.5
@@ -74,7 +75,22 @@ def gan_training(
     folder: Path, data: DataSet, embedded: Path, kind: type[CcganTraining] = CcganTraining, **knobs: Any
 ) -> CcganTraining:
     cfg = GAN.model_copy(update=knobs)
-    return kind(context(folder, "ccgan", 0), cfg, *build_ccgan(cfg, data, models.load(embedded)), data)
+    training = kind(context(folder, "ccgan", 0), cfg, *build_ccgan(cfg, data, models.load(embedded)), data)
+    training.evaluation = cast(Any, Unevaluated())
+    return training
+
+
+class Unevaluated:
+    """What `fit_gan` would set."""
+
+    def at(self, step: int, *, eligible: bool) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        assert state == {}
 
 
 def state(one: Any) -> dict[str, Tensor]:
@@ -83,6 +99,11 @@ def state(one: Any) -> dict[str, Tensor]:
 
 def equal(one: Any, other: Any) -> bool:
     return all(torch.equal(value, state(other)[name]) for name, value in state(one).items())
+
+
+def sealed(ctx: Context, metrics: dict[str, float]) -> Artifact:
+    fields = {"metrics": metrics, "stage": ctx.stage, "seed": ctx.seed, "config": {}}
+    return Artifact(ctx.key, ctx.stage, ctx.out, seal(ctx.key, ctx.out, fields))
 
 
 class Stopped(Exception):
@@ -168,17 +189,19 @@ def test_the_discriminator_is_told_centres_and_fakes_are_made_for_their_own_labe
 
 
 def test_the_embedding_is_frozen_and_the_generator_is_whole(data: DataSet, embedded: tuple[Path, Any], tmp_path: Path) -> None:
+    told = ClassifierConfig(network="small_cnn", width=4, epochs=2, batch=16, flip=False, crop_padding=0)
+    regressor = sealed(regressor_ctx := context(tmp_path, "feature_classifier"), train_classifier(regressor_ctx, told, data))
     ctx = context(tmp_path, "ccgan")
-    artifact = cast(Artifact, SimpleNamespace(path=embedded[0]))
-    metrics = train_ccgan(ctx, GAN, data, artifact)
+    embedding = sealed(replace(context(tmp_path, "label_embedding"), out=embedded[0]), embedded[1])
+    metrics = train_ccgan(ctx, GAN, data, embedding, regressor)
     made, label = models.load(ctx.out), models.load(embedded[0])
     assert all(torch.equal(value, made.embedding.state_dict()[name]) for name, value in label.state_dict().items())
     assert made.classes == "continuous"
     assert made.label_range == (-90, 90)
     assert made.sample(2, torch.tensor([-30.0, 30]), torch.Generator().manual_seed(0)).shape == (2, 1, 16, 16)
     assert metrics["radius"] == pytest.approx(2.6282609 * 5 * float(np.diff(np.sort(data.train.labels)).max()), rel=1e-4)
-    grid = label_grid(made, ctx)
-    assert grid.width * 9 == grid.height * 8
+    assert metrics["sigma"] == pytest.approx(1.06 * float(data.train.labels.std()) * 80**-0.2, rel=1e-4)
+    assert metrics["step"] == 4
 
 
 def test_mode_seeking_sees_each_label_twice(data: DataSet, embedded: tuple[Path, Any], tmp_path: Path) -> None:
@@ -226,7 +249,7 @@ def test_data_that_is_refused(data: DataSet) -> None:
     odd = replace(data, train=Split(data.train.images[:, :, :12, :12], data.train.labels))
     small = replace(data, train=data.train.take(np.arange(7)))
     for set_of, sentence in (
-        (classes, r"'bars' has 3 classes: store labels .*astype\('float32'\)"),
+        (classes, r"'bars' has 3 classes: store them .*astype\('float32'\)"),
         (one_label, "all of the 80 training images of data set 'bars' have 5"),
         (odd, "16, 32, 64 px, but data set 'bars' has 12 px"),
         (small, "more than the 7 training images"),
