@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Workplace
-from tests.end_to_end.conftest import Refused
+from tests.end_to_end.conftest import Here, Refused
 
 SWEEP = ("--method", "squeeze_span", "--preset", "smoke")
 TABLE = """
@@ -23,7 +23,7 @@ rows:
 """
 
 
-def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
+def test_a_sweep_and_a_table_share_a_store(workplace: Workplace, here: Here) -> None:
     made = ("feature_classifier", "real_statistics", "gan", "pool", "quality", "encoder", "control", "linear_control")
     workplace.make("squeeze_span", made, {})
     done = workplace.tune(*SWEEP, "--trials", "1", "--scheduler", "fifo", "--seeds", "2", "--name", "first")
@@ -40,7 +40,7 @@ def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
     assert of_trial == {"linear", "test_gan", "test_linear", "test_linear_control"}
 
     (trial,) = workplace.trials("first")
-    said = workplace.gankd("evaluate", "digits-encoder/1")
+    said = here(workplace, "evaluate", "digits-encoder/1")
     assert said.returncode == 0, said.stderr
     found = dict(line.split(": ") for line in said.stdout.splitlines())
     assert float(found["val_accuracy"]) == pytest.approx(trial["metrics"]["linear/val_accuracy"], abs=0.01)
@@ -57,7 +57,7 @@ def test_a_sweep_and_a_table_share_a_store(workplace: Workplace) -> None:
     assert (workplace.folder / "two.png").stat().st_size > 1000
     (page,) = workplace.folder.rglob("tables/two.md")
     assert "| squeeze and span |" in page.read_text()
-    again = workplace.tune("--resume", "two")
+    again = here(workplace, "tune", "--resume", "two")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "squeeze and span" in again.stdout
     assert len(workplace.events("two", "stage_end")) == 3
