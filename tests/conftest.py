@@ -78,7 +78,9 @@ class Workplace:
         """`gankd ...` to its end."""
         return self._run([*GANKD, *arguments], timeout)
 
-    def make(self, method: str, stages: Sequence[str], knobs: Mapping[str, object], preset: str = "smoke", sweep: str = "") -> None:
+    def make(
+        self, method: str, stages: Sequence[str], knobs: Mapping[str, object], preset: str = "smoke", sweep: str = ""
+    ) -> None:
         """Fill the storage with stages of a preset, in this process: quicker than shared stages on Ray Train."""
         spec = find_method(method)
         config = build_config(spec.config, with_knobs(read_preset(spec.presets, preset), knobs))

@@ -281,9 +281,7 @@ def test_a_port_in_use(refused: Refused) -> None:
         refused("ui", "--port", str(port), names=(f"port {port}", "in use", "--port"))
 
 
-def test_more_gpus_than_there_are(
-    refused: Refused, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_gpus_than_there_are(refused: Refused, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setattr(gankd.sweep.experiment, "run_experiment", RUN_EXPERIMENT)
     monkeypatch.setattr(gankd.sweep.launch, "start_ray", lambda address: {"CPU": 2.0, "GPU": 1.0})

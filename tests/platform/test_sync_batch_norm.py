@@ -10,6 +10,7 @@ from gankd.models.batch_norm import BatchNorm
 from gankd.models.sync_batch_norm import synchronise
 from tests.workers import in_workers
 
+
 def layers() -> dict[str, tuple[nn.Module, torch.Tensor]]:
     """Layers with their inputs; means far from 0, so that E[x^2] - E[x]^2 would cancel."""
     torch.manual_seed(0)

@@ -38,6 +38,7 @@ SYNCHRONISED = tuple(f"{section}.sync_batch_norm=true" for section in ("biggan",
 NO_DROPOUT = ("extractor.dropout=0", "density_ratio.dropout=0")
 SETTINGS = (*WITHOUT_BATCH_STATISTICS, *SYNCHRONISED, *NO_DROPOUT, "student.real_per_fake=1.5", "extractor.lr=0.01")
 
+
 def work(rank: int, size: int, job: Job) -> None:
     """The stages, as one of the workers runs them."""
     run(job, World(rank, size))
