@@ -62,13 +62,25 @@ RUN_EXPERIMENT = gankd.sweep.experiment.run_experiment
         (("tune", "--resume", "gone"), ("'gone'", "there is none yet")),
         (("tune", "--resume", "../x"), ("'../x'", "letters")),
         (("show", "nope"), ("'nope'", "cgan_kd")),
-        (("compare", "--dataset", "digit"), ("'digit'", "did you mean 'digits'", "no finished sweep")),
-        (("sample", "nope"), ("'nope'", "none yet")),
-        (("evaluate", "nope@champion"), ("'nope'", "none yet")),
         (("sing",), ("'sing'",)),
     ],
 )
 def test_names_and_flags(refused: Refused, arguments: tuple[str, ...], names: tuple[str, ...]) -> None:
+    refused(*arguments, names=names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("compare", "--dataset", "digit"), ("'digit'", "did you mean 'digits'", "no finished sweep")),
+        (("sample", "nope"), ("'nope'", "none yet")),
+        (("evaluate", "nope@champion"), ("'nope'", "none yet")),
+    ],
+)
+def test_names_of_what_was_never_made(
+    refused: Refused, tmp_path: Path, empty_store: Path, arguments: tuple[str, ...], names: tuple[str, ...]
+) -> None:
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     refused(*arguments, names=names)
 
 
