@@ -7,7 +7,7 @@ BIN := .venv/bin
 # A sweep and the tests start many processes: bytecode is made once, not in each (torch, Ray and MLflow: 13 seconds, else 5).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install tune test test-unit lint format lock clean
+.PHONY: install tune test test-unit test-long lint format lock clean
 
 install: .venv/installed
 
@@ -30,6 +30,10 @@ test-unit: install
 
 test: install
 	$(PYTEST)
+
+# Those marked `long`, which `test` leaves out: more processes for a kind that it covers.
+test-long: install
+	$(PYTEST) -m long
 
 lint: install
 	$(BIN)/ruff check .

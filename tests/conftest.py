@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from gankd.registry import find_method
 from gankd.store.events import EventReader
 from gankd.store.lease import process_start
 from gankd.sweep.records import SweepRecords
+from gankd.tracking.database import prepare
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is no fault of the code, and the same code is given the same examples.
@@ -55,13 +57,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 class Workplace:
     """A folder in which commands run as a user runs them: single-threaded, with their own storage and tracking.
 
-    `path` holds further folders to import from, for methods of outside packages.
+    `path` holds further folders to import from, for methods of outside packages; `database` a tracking database to begin with.
     """
 
-    def __init__(self, folder: Path, *path: Path) -> None:
+    def __init__(self, folder: Path, *path: Path, database: Path | None = None) -> None:
         self.folder = folder
         self.storage = folder / "runs"
         self.tracking = f"sqlite:///{folder / 'mlflow.db'}"
+        if database:
+            shutil.copyfile(database, folder / "mlflow.db")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
         places = os.pathsep.join(map(str, (ROOT / "platform", ROOT, *path)))
         self.environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "PYTHONPATH": places}
@@ -74,11 +78,13 @@ class Workplace:
         """`gankd ...` to its end."""
         return self._run([*GANKD, *arguments], timeout)
 
-    def make(self, method: str, stages: Sequence[str], knobs: Mapping[str, object]) -> None:
-        """Fill the storage with stages of the smoke preset, in this process: quicker than shared stages on Ray Train."""
+    def make(
+        self, method: str, stages: Sequence[str], knobs: Mapping[str, object], preset: str = "smoke", sweep: str = ""
+    ) -> None:
+        """Fill the storage with stages of a preset, in this process: quicker than shared stages on Ray Train."""
         spec = find_method(method)
-        config = build_config(spec.config, with_knobs(read_preset(spec.presets, "smoke"), knobs))
-        run(Job(method, config.model_dump(mode="json"), str(self.storage), stages=tuple(stages), threads=1))
+        config = build_config(spec.config, with_knobs(read_preset(spec.presets, preset), knobs))
+        run(Job(method, config.model_dump(mode="json"), str(self.storage), stages=tuple(stages), sweep=sweep, threads=1))
 
     def _run(self, command: list[str], timeout: float) -> Done:
         return subprocess.run(
@@ -149,6 +155,14 @@ def in_group(process: Path, group: int) -> bool:
         return False
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite store with its tables made: making them takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    prepare(f"sqlite:///{folder}/mlflow.db")
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def workplace(tmp_path: Path) -> Workplace:
-    return Workplace(tmp_path)
+def workplace(tmp_path: Path, empty_store: Path) -> Workplace:
+    return Workplace(tmp_path, database=empty_store)

@@ -223,7 +223,8 @@ class Pipeline:
 
     def _warm_up(self, stage: Stage) -> None:
         """What a process does once, and what is therefore not part of the stage's time: imports, reading the data."""
-        importlib.import_module("torch._dynamo")  # the first optimiser of a process would, in a second
+        if not stage.test:
+            importlib.import_module("torch._dynamo")  # the first optimiser of a process would, in a second
         named(stage.run)
         _ = self.data
 

@@ -17,7 +17,7 @@ from gankd.config import knobs
 from gankd.registry import find_method
 from gankd.tracking.model_registry import load as fetch
 from tests.conftest import Done
-from tests.end_to_end.conftest import SWEEP, SmokeSweep
+from tests.end_to_end.conftest import SWEEP, Here, SmokeSweep
 
 METHOD = find_method("cgan_kd")
 SHARED = ("teacher", "baseline", "feature_classifier", "real_statistics", "biggan", "extractor", "quality")
@@ -170,8 +170,8 @@ def test_sample_draws_a_grid(smoke: SmokeSweep) -> None:
     assert height > 3 * width  # ten classes down, three images across
 
 
-def test_evaluate_measures_what_the_sweep_recorded(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
-    done = smoke.place.gankd("evaluate", "digits-student@champion")
+def test_evaluate_measures_what_the_sweep_recorded(smoke: SmokeSweep, runs: dict[str, list[Any]], here: Here) -> None:
+    done = here(smoke.place, "evaluate", "digits-student@champion")
     assert done.returncode == 0, done.stderr
     said = dict(line.split(": ") for line in done.stdout.splitlines())
     recorded = runs["sweep"][0].data.metrics
@@ -179,8 +179,8 @@ def test_evaluate_measures_what_the_sweep_recorded(smoke: SmokeSweep, runs: dict
     assert float(said["val_accuracy"]) == pytest.approx(recorded["val/student"], rel=1e-3)
 
 
-def test_evaluate_measures_a_generator_as_the_sweep_did(smoke: SmokeSweep) -> None:
-    done = smoke.place.gankd("evaluate", "digits-generator@champion")
+def test_evaluate_measures_a_generator_as_the_sweep_did(smoke: SmokeSweep, here: Here) -> None:
+    done = here(smoke.place, "evaluate", "digits-generator@champion")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = dict(re.findall(r"│ (.+?)\[classifier@[0-9a-f]{8}\] +│ +(\S+) │", done.stdout))
     recorded = best(smoke)["metrics"]
@@ -194,7 +194,7 @@ def test_evaluate_measures_a_generator_as_the_sweep_did(smoke: SmokeSweep) -> No
         assert float(rows[title]) == pytest.approx(recorded[f"quality/{metric}_classifier"], rel=2e-3, abs=1e-4), title
     assert "accuracy of the feature classifier" in done.stdout
     assert "fewer than 5 for each of 16 features" in done.stdout
-    elsewhere = smoke.place.gankd("evaluate", "digits-generator@champion", "--storage", "nowhere")
+    elsewhere = here(smoke.place, "evaluate", "digits-generator@champion", "--storage", "nowhere")
     assert elsewhere.returncode == 2
     assert "give the --storage of the sweep" in elsewhere.stderr
 
@@ -217,8 +217,8 @@ def test_the_generator_is_measured_on_the_way_and_at_its_end(
     assert sum(report["intra_fid"].values()) / 10 == pytest.approx(report["metrics"]["intra_fid_classifier"])
 
 
-def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]]) -> None:
-    done = smoke.place.gankd("compare", "--dataset", "digits")
+def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]], here: Here) -> None:
+    done = here(smoke.place, "compare", "--dataset", "digits")
     assert done.returncode == 0, done.stderr
     row, generator = (line for line in done.stdout.splitlines() if "cgan_kd" in line)
     metrics = runs["sweep"][0].data.metrics
@@ -227,16 +227,18 @@ def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]])
     assert "FID" in done.stdout
     assert "[classifier]" in done.stdout
     assert f"{metrics['generator/fid_classifier']:.3g}" in generator
-    missing = smoke.place.gankd("compare", "--dataset", "nowhere")
+    missing = here(smoke.place, "compare", "--dataset", "nowhere")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: no finished sweep on data set 'nowhere'")
 
 
-def test_the_store_lists_everything_and_would_delete_nothing(smoke: SmokeSweep, manifests: dict[str, dict[str, Any]]) -> None:
-    listed = smoke.place.gankd("store", "ls")
+def test_the_store_lists_everything_and_would_delete_nothing(
+    smoke: SmokeSweep, manifests: dict[str, dict[str, Any]], here: Here
+) -> None:
+    listed = here(smoke.place, "store", "ls")
     assert {line.split()[-1] for line in listed.stdout.splitlines()[:-1]} == set(manifests)
     assert not [line for line in listed.stdout.splitlines() if line.startswith("-")]
-    dry = smoke.place.gankd("store", "gc", "--dry-run")
+    dry = here(smoke.place, "store", "gc", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert not [key for key in manifests if key in dry.stdout]
 
@@ -266,8 +268,8 @@ def test_the_same_command_again_registers_nothing_new(smoke: SmokeSweep, again: 
         assert len(client.search_model_versions(f"name = 'digits-{role}'")) == 1
 
 
-def test_a_name_that_is_taken_is_refused(smoke: SmokeSweep) -> None:
-    done = smoke.place.tune(*SWEEP, "--name", "first")
+def test_a_name_that_is_taken_is_refused(smoke: SmokeSweep, here: Here) -> None:
+    done = here(smoke.place, "tune", *SWEEP, "--name", "first")
     assert done.returncode == 2
     assert done.stderr == "error: a sweep named 'first' exists; choose another --name, or go on with --resume first\n"
     assert Path(smoke.place.storage / "sweeps" / "first").is_dir()

@@ -11,10 +11,14 @@ import pytest
 import torch
 
 from gankd import models
+from gankd.method import named
+from gankd.registry import find_method
 from gankd.tracking.model_registry import load as fetch
 from tests.conftest import Workplace
-from tests.end_to_end.conftest import Refused
+from tests.end_to_end.conftest import Here, Refused
 
+METHOD = find_method("cgan_transfer")
+SHARED = ("feature_classifier", "real_statistics", "pretrain")
 SWEEP = ("--method", "cgan_transfer", "--preset", "smoke")
 
 
@@ -28,8 +32,10 @@ def public_checkpoint(folder: Path, **network: Any) -> tuple[str, ...]:
     return "--pretrained", "G_ema.pth"
 
 
-def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
+def test_a_sweep_from_a_checkpoint(workplace: Workplace, here: Here) -> None:
     flags = public_checkpoint(workplace.folder)
+    knobs = named(METHOD.pretrained)(str(workplace.folder / flags[1]))
+    workplace.make("cgan_transfer", SHARED, knobs, sweep="before")
     done = workplace.tune(*SWEEP, *flags, "--trials", "1", "--scheduler", "fifo", "--name", "first")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "G_ema.pth: all" in done.stdout + done.stderr
@@ -39,8 +45,9 @@ def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
     ends = workplace.events("first", "stage_end")
     assert {event["status"] for event in ends} == {"finished"}
     assert set(Counter(event["key"] for event in ends).values()) == {1}
-    assert [event["stage"] for event in ends if not event["trial"]] == ["feature_classifier", "real_statistics", "pretrain"]
-    pictures = {event["name"] for event in workplace.events("first", "image")}
+    assert [event["stage"] for event in workplace.events("before", "stage_end")] == list(SHARED)
+    assert not {event["stage"] for event in ends} & set(SHARED)  # the sweep has found them all
+    pictures = {event["name"] for sweep in ("before", "first") for event in workplace.events(sweep, "image")}
     wanted = {
         "pretrain/sample_grid",
         "bn/start",
@@ -56,7 +63,7 @@ def test_a_sweep_from_a_checkpoint(workplace: Workplace) -> None:
     best = min(workplace.trials("first"), key=lambda trial: trial["metrics"]["quality_ft/fid_classifier"])
     manifest = json.loads((workplace.storage / "artifacts" / best["keys"]["ft"] / "manifest.json").read_text())
     assert manifest["sections"]["task"]["new_classes"] == ["7", "8", "9"]
-    evaluated = workplace.gankd("evaluate", "digits-generator@champion", "--storage", str(workplace.storage))
+    evaluated = here(workplace, "evaluate", "digits-generator@champion", "--storage", str(workplace.storage))
     assert evaluated.returncode == 0, evaluated.stderr
     assert "validation (142)" in evaluated.stdout  # the images of the new classes only
 

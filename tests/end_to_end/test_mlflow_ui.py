@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import GANKD, until
-from tests.end_to_end.conftest import SmokeSweep
+from tests.end_to_end.conftest import Here, SmokeSweep
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = (
@@ -102,8 +102,8 @@ def test_the_browser_compares_the_trials(smoke: SmokeSweep, server: str, tmp_pat
     assert "student/val_accuracy" in page
 
 
-def test_a_port_in_use_is_refused(smoke: SmokeSweep, server: str) -> None:
+def test_a_port_in_use_is_refused(smoke: SmokeSweep, server: str, here: Here) -> None:
     port = server.rpartition(":")[2]
-    done = smoke.place.gankd("ui", "--port", port)
+    done = here(smoke.place, "ui", "--port", port)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: port {port} of 127.0.0.1 is in use; choose a free one")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,9 +29,9 @@ from methods.cgan_kd.kd.seen import Drawn, Seen, see
 from methods.cgan_kd.stages import train_assistant
 from methods.cgan_kd.transfer import Distillation, Mixture
 from tests.methods.rgal_fixtures import context
+from tests.workers import in_workers, tensors
 
 METHOD = find_method("cgan_kd")
-ROOT = Path(__file__).parents[2]
 SHARED = ("teacher", "baseline", "samples")
 
 
@@ -232,35 +230,20 @@ def test_the_teacher_stays_as_it_is_and_the_parts_learn(tmp_path: Path) -> None:
         assert [name for name, value in training.loss.named_parameters() if torch.equal(value, parts[name])] == []
 
 
-WORKER = """
-import sys, torch, torch.distributed as dist
-from pathlib import Path
-from tests.methods.test_cgan_kd_distillation import distillation
-from tests.methods.test_rgal_workers import flat
-rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-state = {}
-for kd in ("crd", "ab", "reviewkd", "sskd"):
-    training = distillation(folder / f"{kd}{rank}", kd, rank, 2)
-    for step in range(training.cfg.length):
-        training.ctx.seed_layers(step)
-        training.step(step, training.ctx.rng(step))
-    state |= flat(training.state_dict(), kd)
-torch.save(state, folder / f"{rank}.pt")
-"""
+def learn(rank: int, size: int, folder: Path) -> None:
+    """A few losses with parts of all kinds, to their end; the state is left in the folder."""
+    state = {}
+    for kd in ("crd", "ab", "reviewkd", "sskd"):
+        training = distillation(folder / f"{kd}{rank}", kd, rank, size)
+        for step in range(training.cfg.length):
+            training.ctx.seed_layers(step)
+            training.step(step, training.ctx.rng(step))
+        state |= tensors(training.state_dict(), kd)
+    torch.save(state, folder / f"{rank}.pt")
 
 
 def test_two_workers_hold_the_same_state(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path)],
-            cwd=ROOT,
-            env={"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    in_workers(learn, 2, tmp_path, tmp_path)
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert one.keys() == two.keys()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []

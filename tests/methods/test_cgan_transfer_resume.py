@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from gankd.store import Store
 METHOD = find_method("cgan_transfer")
 
 
-def transfer(storage: Path) -> dict[str, float]:
+BEFORE, STAGES = ("feature_classifier", "pretrain", "real_statistics"), ("bn", "ft")
+
+
+def transfer(storage: Path, stages: tuple[str, ...] = STAGES) -> dict[str, float]:
     tree = with_knobs(
         read_preset(METHOD.presets, "smoke"), {"training.steps": 12, "pretrain.steps": 10, "feature_classifier.epochs": 1}
     )
     config = build_config(METHOD.config, tree).model_dump(mode="json")
-    stages = ("feature_classifier", "pretrain", "real_statistics", "bn", "ft")
     return run(Job("cgan_transfer", config, str(storage), stages=stages, threads=1, checkpoint_seconds=0))
 
 
 def test_an_interrupted_transfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transfer(tmp_path / "interrupted", BEFORE)
+    shutil.copytree(tmp_path / "interrupted", tmp_path / "undisturbed")
     undisturbed = transfer(tmp_path / "undisturbed")
     plain, left = EvaluatedTraining.step, {"bn": 4, "ft": 3}
 

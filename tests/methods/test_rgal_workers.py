@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[2]
-
-WORKER = """
-import sys, torch, torch.distributed as dist
-from pathlib import Path
-from tests.methods.test_rgal_workers import alternation, flat
-rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-training = alternation(folder / f"rank{rank}", rank, 2)
-for step in range(12):  # in the middle of the second round's synthesis
-    training.ctx.seed_layers(step)
-    training.step(step, training.ctx.rng(step))
-torch.save(flat(training.state_dict()), folder / f"{rank}.pt")
-"""
+from tests.workers import in_workers, tensors
 
 
 def alternation(folder: Path, rank: int, world: int):  # type: ignore[no-untyped-def]
@@ -45,27 +29,17 @@ def alternation(folder: Path, rank: int, world: int):  # type: ignore[no-untyped
     return Alternation(ctx, cfg.student, load(cfg.data), teacher, cfg.synthesis)
 
 
-def flat(state: object, name: str = "") -> dict[str, torch.Tensor]:
-    """All tensors of a nested state by their path."""
-    if isinstance(state, torch.Tensor):
-        return {name: state}
-    if isinstance(state, dict):
-        return {k: v for key, value in state.items() for k, v in flat(value, f"{name}/{key}").items()}
-    if isinstance(state, list):
-        return {k: v for i, value in enumerate(state) for k, v in flat(value, f"{name}/{i}").items()}
-    return {}
+def learn(rank: int, size: int, folder: Path) -> None:
+    """Up to the middle of the second round's synthesis; the state is left in the folder."""
+    training = alternation(folder / f"rank{rank}", rank, size)
+    for step in range(12):
+        training.ctx.seed_layers(step)
+        training.step(step, training.ctx.rng(step))
+    torch.save(tensors(training.state_dict()), folder / f"{rank}.pt")
 
 
 def test_two_workers_hold_the_same_state(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path)],
-            cwd=ROOT,
-            env={"PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    in_workers(learn, 2, tmp_path, tmp_path)
     one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert one.keys() == two.keys()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from gankd.tracking.database import prepare
 from tests.platform.tracking_fixtures import Sweep
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -24,14 +23,6 @@ def plugin() -> Iterator[Path]:
         yield PLUGIN
     for name in [name for name in sys.modules if name.partition(".")[0] == "gankd_tiny"]:
         del sys.modules[name]
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite store with its tables made: making them takes seconds."""
-    folder = tmp_path_factory.mktemp("store")
-    prepare(f"sqlite:///{folder}/mlflow.db")
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from gankd.context import Context
 from gankd.engine import Algorithm, train, update
 from gankd.errors import StageFailed
 from gankd.store import Store
+from tests.workers import SERVER
 
 STEPS = 60
 
@@ -60,10 +59,10 @@ def run(root: Path, steps: int = STEPS, **kwargs: Any) -> Mapping[str, Tensor]:
 
 def test_a_killed_run_goes_on_to_bitwise_the_same_weights(tmp_path: Path) -> None:
     undisturbed = run(tmp_path / "undisturbed")
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_engine import *; "
-    code += f"run(Path({str(tmp_path / 'killed')!r}), kill_at=37)"
-    killed = subprocess.run([sys.executable, "-c", code], check=False, timeout=120)
-    assert killed.returncode == -signal.SIGKILL
+    killed = SERVER.Process(target=run, args=(tmp_path / "killed",), kwargs={"kill_at": 37})
+    killed.start()
+    killed.join(timeout=120)
+    assert killed.exitcode == -signal.SIGKILL
     saved = context(tmp_path / "killed").resume()
     assert saved is not None
     assert saved["step"] == 37

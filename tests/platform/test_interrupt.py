@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from gankd import interrupt
+from gankd.registry import find_method
 from tests.conftest import ROOT, Workplace, members, until
 
 pytestmark = pytest.mark.timeout(900)  # seconds; half a minute each where nothing else runs
@@ -71,15 +72,20 @@ def test_at_the_start(tmp_path: Path, plugin: Path, number: signal.Signals, grou
     check_stop(Workplace(tmp_path, plugin), LONG, "", number, group=group, twice=False)
 
 
-def test_while_ray_starts(tmp_path: Path, plugin: Path) -> None:
-    check_stop(Workplace(tmp_path, plugin), LONG, "tracked at", signal.SIGINT, group=True, twice=True)
+def test_while_ray_starts(tmp_path: Path, plugin: Path, empty_store: Path) -> None:
+    check_stop(Workplace(tmp_path, plugin, database=empty_store), LONG, "tracked at", signal.SIGINT, group=True, twice=True)
 
 
-def test_while_the_shared_stages_train_and_then_while_the_trials_do(tmp_path: Path, plugin: Path) -> None:
-    """In a fresh storage: Ray Train, which makes the shared stages, takes Ctrl-C for itself if it can."""
-    place = Workplace(tmp_path, plugin)
+def test_while_the_shared_stages_train(tmp_path: Path, plugin: Path, empty_store: Path) -> None:
+    """Ray Train, which makes them, takes Ctrl-C for itself if it can."""
+    place = Workplace(tmp_path, plugin, database=empty_store)
     check_stop(place, LONG, "biggan: started", signal.SIGINT, group=False, twice=True)
-    check_stop(place, (*LONG[1:], "--name=mine2"), "student: started", signal.SIGTERM, group=True, twice=False)
+
+
+def test_while_the_trials_train(tmp_path: Path, plugin: Path, empty_store: Path) -> None:
+    place = Workplace(tmp_path, plugin, database=empty_store)
+    place.make("tiny_gan", [stage.name for stage in find_method("tiny_gan").shared(["student.lr"])], {}, preset="digits")
+    check_stop(place, LONG[1:], "student: started", signal.SIGTERM, group=True, twice=False)
 
 
 def test_a_signal_that_meets_code_which_lets_nothing_through(tmp_path: Path) -> None:

@@ -1,27 +1,14 @@
 """Synchronised batch norm on two workers is batch norm on the whole batch: outputs, gradients, running statistics."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from gankd.models.batch_norm import BatchNorm
-
-WORKER = """
-import sys, torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[1])
-from safetensors.torch import save_file
-from test_sync_batch_norm import layers, observe
 from gankd.models.sync_batch_norm import synchronise
-rank, folder = int(sys.argv[2]), sys.argv[3]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-for name, (layer, x) in layers().items():
-    mine = slice(rank * len(x) // 2, (rank + 1) * len(x) // 2)
-    save_file(observe(synchronise(layer), x[mine], x[mine] ** 2), f"{folder}/{name}-{rank}.safetensors")
-"""
+from tests.workers import in_workers
 
 
 def layers() -> dict[str, tuple[nn.Module, torch.Tensor]]:
@@ -41,16 +28,23 @@ def observe(layer: nn.Module, x: torch.Tensor, target: torch.Tensor) -> dict[str
     return {"out": out.detach(), "grad_x": x.grad} | state | gradients
 
 
+def part(rank: int, size: int) -> dict[str, dict[str, np.ndarray]]:
+    """What a worker observes in the layers with its part of the batch."""
+    found = {}
+    for name, (layer, x) in layers().items():
+        mine = slice(rank * len(x) // size, (rank + 1) * len(x) // size)
+        found[name] = {k: v.numpy() for k, v in observe(synchronise(layer), x[mine], x[mine] ** 2).items()}
+    return found
+
+
 def test_two_workers_normalise_as_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER, str(Path(__file__).parent)]
-    workers = [subprocess.Popen([*command, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
+    both = in_workers(part, 2, tmp_path)
     for name, (layer, x) in layers().items():
         whole = observe(layer, x, x**2)
-        parts = [load_file(tmp_path / f"{name}-{rank}.safetensors") for rank in range(2)]
+        parts = [{key: torch.from_numpy(value) for key, value in seen[name].items()} for seen in both]
         for key, value in whole.items():
             if key in ("out", "grad_x"):
-                found = torch.cat([part[key] for part in parts])
+                found = torch.cat([each[key] for each in parts])
             else:
                 found = parts[0][key] + parts[1][key] if key.startswith("grad_") else parts[0][key]
             assert torch.allclose(found, value, rtol=1e-4, atol=1e-4 * float(value.abs().max())), (name, key)

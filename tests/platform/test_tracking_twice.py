@@ -361,14 +361,14 @@ print(tracker.runs.experiment_id)
 """
 
 
-def test_three_first_sweeps_of_a_folder_begin_at_once(tmp_path: Path) -> None:
+def test_two_first_sweeps_of_a_folder_begin_at_once(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PYTHONPATH": str(ROOT / "platform")}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", FIRST, f"s{n}"], cwd=tmp_path, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
-        for n in range(3)
+        for n in range(2)
     ]  # fmt: skip
     for process in processes:
         assert process.stdout
@@ -378,11 +378,11 @@ def test_three_first_sweeps_of_a_folder_begin_at_once(tmp_path: Path) -> None:
         process.stdin.write("go\n")
         process.stdin.flush()
     said = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert [process.returncode for process in processes] == [0, 0], said
     assert {out for out, _ in said} == {"1\n"}
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         kinds = database.execute("SELECT value, count(*) FROM tags WHERE key = 'gankd.kind' GROUP BY value").fetchall()
-    assert kinds == [("stage", 1), ("sweep", 3)]
+    assert kinds == [("stage", 1), ("sweep", 2)]
 
 
 def test_tables_that_were_never_completed_are_made_anew(tmp_path: Path) -> None:

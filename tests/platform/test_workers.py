@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,10 @@ from gankd.config import build_config, parse_overrides, read_preset, with_knobs
 from gankd.data import load
 from gankd.method import Method
 from gankd.naming import stage_keys
-from gankd.pipeline import Job
+from gankd.pipeline import Job, run
 from gankd.registry import find_method
-from tests.conftest import Workplace
+from gankd.world import World
+from tests.workers import in_workers
 
 METHOD = find_method("cgan_kd")
 STAGES = (
@@ -39,17 +38,10 @@ SYNCHRONISED = tuple(f"{section}.sync_batch_norm=true" for section in ("biggan",
 NO_DROPOUT = ("extractor.dropout=0", "density_ratio.dropout=0")
 SETTINGS = (*WITHOUT_BATCH_STATISTICS, *SYNCHRONISED, *NO_DROPOUT, "student.real_per_fake=1.5", "extractor.lr=0.01")
 
-WORKER = """
-import json, sys
-import torch, torch.distributed as dist
-from gankd.pipeline import Job, World, run
-job, rank, size, meeting = json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-torch.set_num_threads(1)
-if size > 1:
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-job["stages"] = tuple(job["stages"])
-run(Job(**job), World(rank, size))
-"""
+
+def work(rank: int, size: int, job: Job) -> None:
+    """The stages, as one of the workers runs them."""
+    run(job, World(rank, size))
 
 
 def train_with(
@@ -58,12 +50,9 @@ def train_with(
     """Run the smoke preset's stages in as many processes; the folder of each artifact."""
     tree = with_knobs(read_preset(method.presets, "smoke"), parse_overrides(settings))
     config = build_config(method.config, tree)
-    job = Job(method.name, config.model_dump(mode="json"), str(folder), stages=stages, threads=1)
-    arguments = [[json.dumps(job.as_dict()), str(rank), str(workers), str(folder / "meeting")] for rank in range(workers)]
     folder.mkdir()
-    environment = Workplace(folder).environment
-    processes = [subprocess.Popen([sys.executable, "-c", WORKER, *each], env=environment) for each in arguments]
-    assert [process.wait(timeout=240) for process in processes] == [0] * workers
+    job = Job(method.name, config.model_dump(mode="json"), str(folder), stages=stages, threads=1)
+    in_workers(work, workers, folder, job)
     keys = stage_keys(method, config, load(config.data).fingerprint)
     return {stage: folder / "artifacts" / keys[stage] for stage in stages}
 
