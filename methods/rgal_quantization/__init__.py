@@ -1,7 +1,7 @@
 """Data-free quantization with RGAL's relations: a trained network is quantized without an image of its training data.
 
-The host is GDFQ (Xu et al.: Generative Low-bitwidth Data Free Quantization, ECCV 2020); synthesis, rounds, pool and relation terms
-are those of RGAL (Liang, Fu, IJCV 2024, arXiv 2412.11380), which names this application in its abstract.
+The host is GDFQ (Xu et al.: Generative Low-bitwidth Data Free Quantization, ECCV 2020); synthesis, rounds, pool and relation
+terms are those of RGAL (Liang, Fu, IJCV 2024, arXiv 2412.11380), which names this application in its abstract.
 """
 
 from pathlib import Path
@@ -61,6 +61,14 @@ METHOD = Method(
             looks=("teacher",),
             shares=("batch", "synthesis.batch"),
             metrics=TRAINED,
+        ),
+        # What the bits save, in bytes, and on the CPU's int8 kernels in time.
+        Stage(
+            "int8",
+            f"{STAGES}:measure_int8",
+            inputs=("teacher", "student"),
+            per_seed=False,
+            metrics=("bytes", "teacher_bytes"),
         ),
         tested("teacher"),
         tested("ptq_noise"),

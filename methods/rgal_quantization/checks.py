@@ -21,9 +21,7 @@ def check_quantizer(name: str, cfg: Section, data: DataSet, teacher: ClassifierC
     networks.check_layers(build_classifier(teacher, data))
 
 
-def check_student(
-    name: str, cfg: QuantizedConfig, data: DataSet, synthesis: SynthesisConfig, teacher: ClassifierConfig
-) -> None:
+def check_student(name: str, cfg: QuantizedConfig, data: DataSet, synthesis: SynthesisConfig, teacher: ClassifierConfig) -> None:
     """The generator can make images of this size, the related blocks exist, the pool fits."""
     if data.image_size % 4:
         raise UserError(

@@ -48,7 +48,9 @@ class QuantizedConfig(RoundsConfig):
         4, "rounds in which the ranges of the activations follow the images; then they are fixed", origin=GDFQ, ge=0
     )
     range_momentum: float = knob(0.9, "share that a range keeps of itself at each step", origin=GDFQ, ge=0, lt=1)
-    lr: float = knob(1e-4, "learning rate at the start; a cosine over the rounds follows", origin=f"{GDFQ}: CIFAR-100", gt=0, le=10)
+    lr: float = knob(
+        1e-4, "learning rate at the start; a cosine over the rounds follows", origin=f"{GDFQ}: CIFAR-100", gt=0, le=10
+    )
     nesterov: bool = knob(True, "Nesterov's momentum", origin=GDFQ)
     precision: Precision = knob("fp32", "bf16 autocast or fp32; bf16 rounds a grid of 8 bits", origin="ours")
 
@@ -64,7 +66,7 @@ class RgalQuantizationConfig(MethodConfig):
 
     teacher: ClassifierConfig = ClassifierConfig(network="resnet20")
     quantizer: QuantizerConfig = QuantizerConfig()
-    synthesis: SynthesisConfig = SynthesisConfig()
+    synthesis: SynthesisConfig = SynthesisConfig(generator="warm")  # GDFQ never resets it
     student: QuantizedConfig = QuantizedConfig()
 
     @model_validator(mode="after")
@@ -73,5 +75,15 @@ class RgalQuantizationConfig(MethodConfig):
             raise UserError(
                 f"the teacher has no batch norm layers (teacher.norm is {self.teacher.norm!r}), whose statistics synthesis "
                 "inverts and the quantized network keeps; use teacher.norm=batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_control(self) -> RgalQuantizationConfig:
+        synthesis = self.synthesis
+        if not any((synthesis.bn, synthesis.oh, synthesis.balance, synthesis.act, synthesis.cr)):
+            raise UserError(
+                "synthesis.bn, synthesis.oh, synthesis.balance, synthesis.act and synthesis.cr are all 0, so that the control, "
+                "which has neither the adversarial nor the relation term, would make images of nothing; set one"
             )
         return self

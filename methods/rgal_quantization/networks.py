@@ -66,7 +66,7 @@ class QuantizedClassifier(Classifier):
 
 def quantize(teacher: Any, cfg: QuantizerConfig) -> QuantizedClassifier:
     """A quantized copy of a trained classifier; the ranges of its activations are still empty."""
-    settings = {
+    settings: dict[str, Any] = {
         "bits": cfg.bits,
         "activation_bits": cfg.activation_bits or cfg.bits,
         "input_bits": cfg.input_bits,

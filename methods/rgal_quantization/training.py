@@ -62,7 +62,13 @@ class QuantizedAlternation(Alternation):
     distillation: QuantizedDistillation
 
     def __init__(
-        self, ctx: Context, cfg: QuantizedConfig, data: DataSet, teacher: Any, synthesis: SynthesisConfig, start: QuantizedClassifier
+        self,
+        ctx: Context,
+        cfg: QuantizedConfig,
+        data: DataSet,
+        teacher: Any,
+        synthesis: SynthesisConfig,
+        start: QuantizedClassifier,
     ) -> None:
         self.start = start
         super().__init__(ctx, cfg, data, teacher, synthesis)
