@@ -49,6 +49,7 @@ METHOD = Method(
             section="student",
             sections=tuple(f"synthesis.{name}" for name in SynthesisConfig.model_fields if name not in IN_SYNTHESIS),
             ignores=IN_TRAINING,
+            check=f"{CHECKS}:check_rounds",
             shares=("batch", "synthesis.batch"),
             metrics=TRAINED,
         ),
