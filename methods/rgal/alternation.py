@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gankd import models
 from gankd.context import Context
@@ -23,7 +23,7 @@ from gankd.pictures import sample_grid
 from gankd.stages.classifier import EVALUATIONS
 from gankd.stages.task import task_of
 from methods.rgal.checks import check_layers
-from methods.rgal.config import StudentConfig, SynthesisConfig
+from methods.rgal.config import RoundsConfig, StudentConfig, SynthesisConfig
 from methods.rgal.distillation import Distillation, build_adapters, check_gram
 from methods.rgal.pool import Pool
 from methods.rgal.synthesis import Synthesis
@@ -56,7 +56,7 @@ class RoundTraining(Algorithm):
     """A student that learns in rounds of `cfg.kd_steps` steps from a pool of `capacity` images."""
 
     def __init__(
-        self, ctx: Context, cfg: StudentConfig, data: DataSet, teacher: Any, *,
+        self, ctx: Context, cfg: RoundsConfig, data: DataSet, teacher: Any, *,
         phases: Iterator[Phase], capacity: int, relate: bool,
     ) -> None:  # fmt: skip
         self.ctx, self.cfg, self.teacher = ctx, cfg, teacher.to(memory_format=torch.channels_last)
@@ -67,13 +67,26 @@ class RoundTraining(Algorithm):
         image = torch.zeros(1, data.image_channels, data.image_size, data.image_size, device=ctx.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ctx.seed)  # not by the stage: the control starts from the same weights
-            self.student = build_student(cfg, data).to(ctx.device).to(memory_format=torch.channels_last)
+            self.student = self.new_student(data).to(ctx.device).to(memory_format=torch.channels_last)
             check_gram(cfg, teacher, self.student.eval(), image)
-            adapters = build_adapters(teacher, self.student, image).to(ctx.device)
-        self.distillation = Distillation(ctx, cfg, teacher, self.student, adapters, relate)
+            adapters = self.new_adapters(image).to(ctx.device)
+        self.distillation = self.new_distillation(adapters, relate)
         self.modules = {"student": self.student, "adapters": adapters, "pool": self.pool}
         self.optimizers = {"student": self.distillation.optimizer}
         self.best_val_accuracy = 0.0
+
+    def new_student(self, data: DataSet) -> Any:
+        """The student before the first step."""
+        assert isinstance(self.cfg, StudentConfig)
+        return build_student(self.cfg, data)
+
+    def new_adapters(self, image: Tensor) -> nn.ModuleList:
+        """What brings each block of the student to the width of the teacher's; shown by an image."""
+        return build_adapters(self.teacher, self.student, image)
+
+    def new_distillation(self, adapters: nn.ModuleList, relate: bool) -> Distillation:
+        """The student's steps."""
+        return Distillation(self.ctx, self.cfg, self.teacher, self.student, adapters, relate)
 
     def phase(self, step: int) -> tuple[Phase, int]:
         """The phase of the engine's step number `step`, and the number of that step in it."""
@@ -123,7 +136,7 @@ class RoundTraining(Algorithm):
 class Alternation(RoundTraining):
     """RGAL: synthesis against the frozen teacher and student, then distillation, in turn."""
 
-    def __init__(self, ctx: Context, cfg: StudentConfig, data: DataSet, teacher: Any, synthesis: SynthesisConfig) -> None:
+    def __init__(self, ctx: Context, cfg: RoundsConfig, data: DataSet, teacher: Any, synthesis: SynthesisConfig) -> None:
         images = (cfg.warm_up + cfg.rounds) * synthesis.batch
         rounds = phases(cfg.rounds, cfg.kd_steps, synthesis.g_steps, cfg.warm_up)
         super().__init__(ctx, cfg, data, teacher, phases=rounds, capacity=min(cfg.pool, images), relate=True)

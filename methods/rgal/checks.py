@@ -10,7 +10,7 @@ from gankd.data import DataSet
 from gankd.errors import UserError
 from gankd.stages.checks import check_classes, check_network
 from gankd.stages.sections import ClassifierConfig
-from methods.rgal.config import StudentConfig, SynthesisConfig
+from methods.rgal.config import RoundsConfig, StudentConfig, SynthesisConfig
 
 MEMORY_SHARE = 0.8  # of what is free, that the pool may take
 
@@ -48,7 +48,7 @@ def block_count(network: str, image_size: int) -> int:
     return next(count for family, count in counts.items() if network.startswith(family))
 
 
-def check_pool(name: str, cfg: StudentConfig, data: DataSet) -> None:
+def check_pool(name: str, cfg: RoundsConfig, data: DataSet) -> None:
     """The pool of images fits into this machine's memory, and a batch is no more than the pool."""
     if cfg.batch > cfg.pool:
         raise UserError(f"knob '{name}.batch' cannot be {cfg.batch}: the pool keeps {name}.pool = {cfg.pool} images")

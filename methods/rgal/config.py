@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
@@ -94,11 +94,16 @@ class SynthesisConfig(Section):
         return self
 
 
-class StudentConfig(Section):
-    """Rounds of synthesis and distillation. `noise` is the same distillation on images of noise."""
+class StudentNetworkConfig(Section):
+    """The student's network."""
 
     network: str = knob("wrn_16_1", "network by name (`gankd.models.CLASSIFIERS`)", origin=README)
     width: int = knob(0, "width of `small_cnn`; 0 for networks without one", unit="channels", origin="ours", ge=0, le=512)
+
+
+class RoundsConfig(Section):
+    """Rounds of synthesis and distillation, whatever the student is."""
+
     rounds: int = knob(200, "rounds of synthesis and distillation", origin=README, ge=1)
     warm_up: int = knob(0, "rounds before them that only fill the pool", origin=CODE, ge=0)
     kd_steps: int = knob(400, "student steps per round", unit="steps", origin=README, ge=1)
@@ -131,7 +136,7 @@ class StudentConfig(Section):
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
     @model_validator(mode="after")
-    def _some_block(self) -> StudentConfig:
+    def _some_block(self) -> Self:
         if "features" in self.striplet_feature and self.start_layer >= self.end_layer:
             raise UserError(
                 f"knob 'student.start_layer' cannot be {self.start_layer}: it must be below student.end_layer = {self.end_layer}"
@@ -142,6 +147,10 @@ class StudentConfig(Section):
     def steps(self) -> int:
         """Student steps in all: what a trial's progress is counted in."""
         return self.rounds * self.kd_steps
+
+
+class StudentConfig(RoundsConfig, StudentNetworkConfig):
+    """A new network by rounds of synthesis and distillation. `noise` is the same distillation on images of noise."""
 
 
 class RgalConfig(MethodConfig):

@@ -18,7 +18,7 @@ from gankd.errors import UserError
 from gankd.models.classifier import global_pool
 from gankd.stages.schedule import cosine
 from methods.rgal import losses
-from methods.rgal.config import StudentConfig
+from methods.rgal.config import RoundsConfig
 from methods.rgal.pool import Pool
 from methods.rgal.relations import DISTANCE_WEIGHTED, draw_negatives, negative_probabilities, triplet_loss
 
@@ -37,7 +37,7 @@ def build_adapters(teacher: Any, student: Any, image: Tensor) -> nn.ModuleList:
     return nn.ModuleList(nn.Conv2d(s.shape[1], t.shape[1], 1) for s, t in zip(ours, theirs, strict=False))
 
 
-def check_gram(cfg: StudentConfig, teacher: Any, student: Any, image: Tensor) -> None:
+def check_gram(cfg: RoundsConfig, teacher: Any, student: Any, image: Tensor) -> None:
     """With a Gram term, paired blocks have maps of one size. Both networks are in eval mode."""
     if not cfg.gram:
         return
@@ -54,7 +54,7 @@ class Distillation:
     """SGD on the student and its adapters. `relate`: whether the batch is to be gathered by class (`striplet`)."""
 
     def __init__(
-        self, ctx: Context, cfg: StudentConfig, teacher: Any, student: Any, adapters: nn.ModuleList, relate: bool
+        self, ctx: Context, cfg: RoundsConfig, teacher: Any, student: Any, adapters: nn.ModuleList, relate: bool
     ) -> None:
         share = ctx.share(cfg.batch, "knob 'student.batch'")
         self.ctx, self.cfg, self.teacher, self.student, self.adapters = ctx, cfg, teacher, student, adapters
