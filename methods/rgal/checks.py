@@ -19,16 +19,21 @@ def check_student(name: str, cfg: StudentConfig, data: DataSet, synthesis: Synth
     """The student exists, the generator can make images of this size, the related blocks exist, the pool fits."""
     check_classes(name, cfg, data)
     check_network(name, ClassifierConfig(network=cfg.network, width=cfg.width), data)
-    if data.image_size % 4:
-        raise UserError(
-            f"synthesis makes images of 8, 12, 16, ... px, but data set {data.name!r} has {data.image_size} px; "
-            "set data.image_size"
-        )
+    check_image_size(data)
     if synthesis.relates and synthesis.triplet_target == "student":
         check_layers("synthesis", synthesis.start_layer, cfg.network, data)
     if cfg.striplet and "features" in cfg.striplet_feature:
         check_layers(name, cfg.start_layer, cfg.network, data)
     check_pool(name, cfg, data)
+
+
+def check_image_size(data: DataSet) -> None:
+    """The generator can make images of this size."""
+    if data.image_size % 4:
+        raise UserError(
+            f"synthesis makes images of 8, 12, 16, ... px, but data set {data.name!r} has {data.image_size} px; "
+            "set data.image_size"
+        )
 
 
 def check_layers(section: str, start: int, network: str, data: DataSet) -> None:
