@@ -1,4 +1,4 @@
-"""RGAL's relations in class-incremental learning without exemplars: old classes are replayed by images made out of the old network.
+"""RGAL's relations in class-incremental learning without exemplars: images made out of the old network replay the old classes.
 
 The relations: Liang, Fu: Relation-Guided Adversarial Learning for Data-Free Knowledge Transfer (IJCV 2024, arXiv 2412.11380). How
 its authors added them to which hosts was not at hand: this is a design of ours, on the losses of ABD (Smith et al.: Always Be

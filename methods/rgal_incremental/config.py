@@ -63,7 +63,10 @@ class StudentConfig(Section):
     weight_decay: float = knob(2e-4, "weight decay", origin=ABD, ge=0, lt=1)
     schedule: Literal["multistep", "cosine"] = knob("multistep", "shape of the learning rate in a task", origin=ABD)
     milestones: Milestones = knob(
-        (0.4, 0.6, 0.8), "where multistep multiplies the rate by 0.1", unit="share of a task", origin="epochs 100, 150, 200 of 250"
+        (0.4, 0.6, 0.8),
+        "where multistep multiplies the rate by 0.1",
+        unit="share of a task",
+        origin="epochs 100, 150, 200 of 250",
     )
     flip: bool = knob(True, "random horizontal flips", origin=ABD)
     crop_padding: int = knob(4, "black border before a random crop; 0 = no crop", unit="pixels", origin=ABD, ge=0, le=32)
@@ -119,8 +122,8 @@ class IncrementalConfig(MethodConfig):
         count = len(tasks) if listed else tasks
         if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= MOST_TASKS:
             raise UserError(
-                f"knob 'student.tasks' cannot be {shortened(tasks)}: it is a number of tasks from 2 to {MOST_TASKS}, or a list of "
-                "as many lists of classes, e.g. [[0, 1], [2, 3]]"
+                f"knob 'student.tasks' cannot be {shortened(tasks)}: it is a number of tasks from 2 to {MOST_TASKS}, or a list "
+                "of as many lists of classes, e.g. [[0, 1], [2, 3]]"
             )
         return section
 

@@ -144,11 +144,15 @@ class TaskLoop(Algorithm):
         return accuracies(self.ctx, network, self.validation[task], self.task_of[: self.classes_after(task)])
 
     def evaluate(self, step: int) -> dict[str, float]:
-        rows = [*self.matrix, self.row(self.network, self.task)]
-        if self.clock(step) % self.cfg.task_steps == 0:  # the task is over
+        rows = [*self.matrix[: self.task], self.row(self.network, self.task)]
+        if self.clock(step) == self.task * self.cfg.task_steps:  # the task is over
             self.matrix = rows
-            self.ctx.image("accuracy_matrix", picture(rows, len(self.tasks)), self.clock(step))
+            self.show(self.clock(step))
         return {f"val_{name}": value for name, value in summary(rows, self.counts).items()}
+
+    def show(self, clock: int) -> None:
+        """Pictures at the end of a task."""
+        self.ctx.image("accuracy_matrix", picture(self.matrix, len(self.tasks)), clock)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "task": self.task, "networks": self.networks, "accuracies": self.matrix}
@@ -160,7 +164,10 @@ class TaskLoop(Algorithm):
 
 
 class RealImages(TaskLoop):
-    """Cross-entropy over all classes seen, on real images: of the new classes alone, or (`joint`) of all, as many as a host sees."""
+    """Cross-entropy over all classes seen, on real images: of the new classes alone, or of all.
+
+    joint: of all, and twice as many in a step, which is what a host sees.
+    """
 
     def __init__(self, ctx: Context, cfg: StudentConfig, data: DataSet, first: Any, *, joint: bool) -> None:
         self.joint, self.batch = joint, cfg.batch * (2 if joint else 1)

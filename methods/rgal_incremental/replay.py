@@ -54,7 +54,7 @@ class Replay(TaskLoop):
         return self.synthesise(phase, index, rng) if phase.kind == "synthesis" else self.train(phase, index, rng)
 
     def synthesise(self, phase: Phase, index: int, rng: torch.Generator) -> dict[str, Tensor]:
-        """min over generator and latents: RGAL's bn L_bn + oh L_oh + adv L_adv + triplet L_rel, M_old as teacher, M_new as student."""
+        """min over generator and latents: RGAL's bn L_bn + oh L_oh + adv L_adv + triplet L_rel; M_old teaches, M_new learns."""
         self.network.eval().requires_grad_(False)
         if index == 0:
             self.synthesis.begin(rng)
@@ -109,7 +109,7 @@ class Replay(TaskLoop):
         )  # fmt: skip
         return related.loss
 
-    def evaluate(self, step: int) -> dict[str, float]:
+    def show(self, clock: int) -> None:
+        super().show(clock)
         images, labels = self.pool.newest(SHOWN)
-        self.ctx.image("pool", sample_grid(normalise(images[labels.argsort(stable=True)]), columns=10), self.clock(step))
-        return super().evaluate(step)
+        self.ctx.image("pool", sample_grid(normalise(images[labels.argsort(stable=True)]), columns=10), clock)

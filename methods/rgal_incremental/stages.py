@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,7 +73,7 @@ def fit(ctx: Context, training: TaskLoop) -> dict[str, float]:
     np.save(ctx.out / "accuracies.npy", matrix)
     put_in_order(training.network, training.order)
     keep_classifier(ctx, training.network, training.data)
-    ctx.basis[""]["tasks"] = training.tasks
+    ctx.basis[""]["tasks"] = [sorted(task) for task in training.tasks]
     return metrics | {"parameters": float(sum(p.numel() for p in training.network.parameters()))}
 
 
@@ -83,20 +82,14 @@ def test_tasks(ctx: Context, cfg: Section, data: DataSet, first: Artifact, **tra
     (made,) = trained.values()
     folders = [first.path, *sorted(made.path.glob("after_task_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))]
     known = [json.loads((folder / CLASSES).read_text()) for folder in folders] + [list(range(data.classes or 0))]
-    task_of: dict[int, int] = {}
-    for task, classes in enumerate(known):
-        task_of |= {number: task for number in classes if number not in task_of}
-    networks = [saved(folder, ctx) for folder in folders] + [load_network(made, ctx.device)]
+    tasks = [sorted(set(now) - set(before)) for before, now in pairwise([[], *known])]
+    task_of = {number: place for place, task in enumerate(tasks) for number in task}
     rows = []
-    for network, classes in zip(networks, known, strict=True):
+    for folder, classes in zip([*folders, made.path], known, strict=True):
+        network = models.load(folder).to(ctx.device)
         images = Resident(images_of(data.test, classes), ctx.device)
         rows.append(accuracies(ctx, network, images, [task_of[number] for number in classes]))
-    counts = [int(np.isin(data.test.labels, [n for n in task_of if task_of[n] == task]).sum()) for task in range(len(known))]
-    ctx.basis[""] = {"network": networks[-1].recipe, "tasks": [[n for n in task_of if task_of[n] == t] for t in range(len(known))]}
+    ctx.basis[""] = {"network": network.recipe, "tasks": tasks}
     ctx.image("accuracy_matrix", picture(rows, len(rows)))
+    counts = [int(np.isin(data.test.labels, task).sum()) for task in tasks]
     return {f"test_{name}": value for name, value in summary(rows, counts).items()}
-
-
-def saved(folder: Path, ctx: Context) -> Any:
-    """A network that is kept beside an artifact's own."""
-    return models.load(folder).to(ctx.device).requires_grad_(False)

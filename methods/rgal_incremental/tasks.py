@@ -21,9 +21,9 @@ def tasks_of(tasks: Tasks, data: DataSet) -> list[list[int]]:
         if rest or size < LEAST:
             fitting = [n for n in range(2, len(everything) // LEAST + 1) if len(everything) % n == 0]
             raise UserError(
-                f"knob 'student.tasks' cannot be {tasks}: the {len(everything)} classes of data set {data.name!r} cannot be divided "
-                f"into so many tasks of equally many classes, {LEAST} at least; choose one of {', '.join(map(str, fitting))}, or list "
-                "each task's classes"
+                f"knob 'student.tasks' cannot be {tasks}: the {len(everything)} classes of data set {data.name!r} cannot be "
+                f"divided into so many tasks of equally many classes, {LEAST} at least; choose one of "
+                f"{', '.join(map(str, fitting)) or 'none'}, or list each task's classes"
             )
         return [list(everything[start : start + size]) for start in range(0, len(everything), size)]
     numbers = class_numbers([name for task in tasks for name in task], data)
