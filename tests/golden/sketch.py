@@ -27,6 +27,7 @@ FOLDER = Path(__file__).parent
 CALM = {
     "cgan_kd": {"biggan.adam_eps": 1e-4},
     "rgal": {},
+    "rgal_incremental": {},
     "squeeze_span": {"gan.adam_eps": 1e-2, "gan.steps": 8},
     "kd_dlgan": {"gan.adam_eps": 1e-2, "gan.steps": 8},
     "cgan_transfer": {"pretrain.adam_eps": 1e-2, "pretrain.steps": 8, "training.adam_eps": 1e-2, "training.steps": 8},
