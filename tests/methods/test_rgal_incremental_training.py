@@ -69,14 +69,16 @@ def states(training: TaskLoop) -> list[dict[str, torch.Tensor]]:
     return [*training.networks, training.network.state_dict()]
 
 
-SETTINGS: list[dict[str, Any]] = [
-    {},
-    {"student.host": "rdfcil", "student.head_steps": 3, "synthesis.cr": 0.5, "synthesis.bank": 30, "synthesis.generator": "warm"},
-]
+OTHER_HOST = {
+    **{"student.host": "rdfcil", "student.head_steps": 3},
+    **{"synthesis.cr": 0.5, "synthesis.bank": 30, "synthesis.generator": "warm"},
+}
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=["abd", "rdfcil"])
-def test_a_resumed_run_is_bitwise_the_undisturbed_one(tmp_path: Path, data: DataSet, setting: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("setting", "stops"), [({}, (1, 8, 15)), (OTHER_HOST, (5, 14, 15))], ids=["abd", "rdfcil"])
+def test_a_resumed_run_is_bitwise_the_undisturbed_one(
+    tmp_path: Path, data: DataSet, setting: dict[str, Any], stops: tuple[int, ...]
+) -> None:
     """Of 42 steps task 2 has the first 14: 3 of synthesis, 4 of training, and again. Stopped in its first and second
     synthesis, in training, at its end, and in synthesis of task 3."""
     knobs = {"student.tasks": [["0", "1"], ["2", "3"], ["4", "5"], ["6", "7", "8", "9"]], **setting}
@@ -84,7 +86,7 @@ def test_a_resumed_run_is_bitwise_the_undisturbed_one(tmp_path: Path, data: Data
     metrics = train(undisturbed.ctx, undisturbed, steps=undisturbed.steps, batch=20)
     stopped = loop(tmp_path / "b", data, "student", knobs)
     done = 0
-    for stop in (1, 5, 8, 14, 15):
+    for stop in stops:
         steps(stopped, stop, start=done)
         done = stop
         torch.save({"algorithm": stopped.state_dict(), "step": stop, "evaluation": {}}, tmp_path / "state.pt")
@@ -126,12 +128,13 @@ def test_all_ways_begin_with_the_same_network_and_take_as_many_training_steps(tm
 
 
 def test_it_is_looked_at_in_a_task_and_at_its_end_in_training_steps(tmp_path: Path, data: DataSet) -> None:
-    training = loop(tmp_path, data, "student", {"student.task_steps": 20, "student.refresh": 7})
+    """Twenty times in all, after every second of 20 steps, but at the end of a task in any case."""
+    training = loop(tmp_path, data, "student", {**TWO_LISTS, "student.task_steps": 21, "student.refresh": 10})
     reported: list[int] = []
     training.ctx.report = lambda metrics, step: reported.append(step)
     train(training.ctx, training, steps=training.steps, batch=20)
-    assert reported == list(range(4, 81, 4))
-    assert [len(row) for row in training.matrix] == [1, 2, 3, 4, 5]
+    assert reported == [*range(2, 21, 2), 21, *range(23, 42, 2), 42]
+    assert [len(row) for row in training.matrix] == [1, 2, 3]
 
 
 def test_at_a_tasks_end_only_the_last_layer_is_trained(tmp_path: Path, data: DataSet) -> None:
