@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import psutil
 
@@ -53,8 +54,8 @@ def block_count(network: str, image_size: int) -> int:
     return next(count for family, count in counts.items() if network.startswith(family))
 
 
-def check_pool(name: str, cfg: StudentConfig, data: DataSet) -> None:
-    """The pool of images fits into this machine's memory, and a batch is no more than the pool."""
+def check_pool(name: str, cfg: Any, data: DataSet) -> None:
+    """The pool of images, `cfg.pool`, fits into this machine's memory, and `cfg.batch` is no more than the pool."""
     if cfg.batch > cfg.pool:
         raise UserError(f"knob '{name}.batch' cannot be {cfg.batch}: the pool keeps {name}.pool = {cfg.pool} images")
     needed = cfg.pool * data.image_channels * data.image_size**2

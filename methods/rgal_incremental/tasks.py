@@ -26,7 +26,7 @@ def tasks_of(tasks: Tasks, data: DataSet) -> list[list[int]]:
                 f"{', '.join(map(str, fitting)) or 'none'}, or list each task's classes"
             )
         return [list(everything[start : start + size]) for start in range(0, len(everything), size)]
-    numbers = class_numbers([name for task in tasks for name in task], data)
+    numbers = class_numbers(tuple(name for task in tasks for name in task), data)
     if missing := [data.class_names[number] for number in everything if number not in numbers]:
         raise UserError(f"class {missing[0]!r} of data set {data.name!r} is in none of student.tasks; add it to one of them")
     if small := [place for place, task in enumerate(tasks, start=1) if len(task) < LEAST]:
