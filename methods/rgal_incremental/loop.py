@@ -67,12 +67,11 @@ class TaskLoop(Algorithm):
         self.tasks = tasks_of(cfg.tasks, data)
         self.order = [number for task in self.tasks for number in task]
         self.task_of = [place for place, task in enumerate(self.tasks) for _ in task]
-        self.validation = [self.seen(data.val, place) for place in range(len(self.tasks))]
         labels = torch.from_numpy(images_of(data.val, self.order).labels)
         self.counts = torch.tensor(self.task_of)[labels].bincount().tolist()
         self.rate = rate_of(cfg, cfg.task_steps - cfg.head_steps)
         self.networks = [first.state_dict()]  # after each task that is over
-        self.matrix = [self.row(first, 0)]  # a row for each of them
+        self.matrix = [self.row(first, 0, self.seen(data.val, 0))]  # a row for each of them
         self.begin(1)
 
     def seen(self, part: Any, task: int, start: int = 0, **view: Any) -> Resident:
@@ -100,6 +99,7 @@ class TaskLoop(Algorithm):
             self.network.parameters(), cfg.lr, momentum=cfg.momentum, weight_decay=cfg.weight_decay, fused=True
         )
         self.images, self.walk = self.real_images(), self.ctx.seed_for(task, "order")
+        self.validation = self.seen(self.data.val, task)
         self.modules, self.optimizers = {"network": self.network}, {"network": optimizer}
 
     def real_images(self) -> Resident:
@@ -139,12 +139,12 @@ class TaskLoop(Algorithm):
         done = phase.done + index + 1
         return phase.kind == "training" and (done % every == 0 or done == self.cfg.task_steps)
 
-    def row(self, network: Any, task: int) -> list[float]:
+    def row(self, network: Any, task: int, validation: Resident) -> list[float]:
         """Accuracies on the tasks 0 to `task`."""
-        return accuracies(self.ctx, network, self.validation[task], self.task_of[: self.classes_after(task)])
+        return accuracies(self.ctx, network, validation, self.task_of[: self.classes_after(task)])
 
     def evaluate(self, step: int) -> dict[str, float]:
-        rows = [*self.matrix[: self.task], self.row(self.network, self.task)]
+        rows = [*self.matrix[: self.task], self.row(self.network, self.task, self.validation)]
         if self.clock(step) == self.task * self.cfg.task_steps:  # the task is over
             self.matrix = rows
             self.show(self.clock(step))
