@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import psutil
 
@@ -10,7 +11,7 @@ from gankd.data import DataSet
 from gankd.errors import UserError
 from gankd.stages.checks import check_classes, check_network
 from gankd.stages.sections import ClassifierConfig
-from methods.rgal.config import RoundsConfig, StudentConfig, SynthesisConfig
+from methods.rgal.config import StudentConfig, SynthesisConfig
 
 MEMORY_SHARE = 0.8  # of what is free, that the pool may take
 
@@ -19,16 +20,21 @@ def check_student(name: str, cfg: StudentConfig, data: DataSet, synthesis: Synth
     """The student exists, the generator can make images of this size, the related blocks exist, the pool fits."""
     check_classes(name, cfg, data)
     check_network(name, ClassifierConfig(network=cfg.network, width=cfg.width), data)
-    if data.image_size % 4:
-        raise UserError(
-            f"synthesis makes images of 8, 12, 16, ... px, but data set {data.name!r} has {data.image_size} px; "
-            "set data.image_size"
-        )
+    check_image_size(data)
     if synthesis.relates and synthesis.triplet_target == "student":
         check_layers("synthesis", synthesis.start_layer, cfg.network, data)
     if cfg.striplet and "features" in cfg.striplet_feature:
         check_layers(name, cfg.start_layer, cfg.network, data)
     check_pool(name, cfg, data)
+
+
+def check_image_size(data: DataSet) -> None:
+    """The generator can make images of this size."""
+    if data.image_size % 4:
+        raise UserError(
+            f"synthesis makes images of 8, 12, 16, ... px, but data set {data.name!r} has {data.image_size} px; "
+            "set data.image_size"
+        )
 
 
 def check_layers(section: str, start: int, network: str, data: DataSet) -> None:
@@ -48,8 +54,8 @@ def block_count(network: str, image_size: int) -> int:
     return next(count for family, count in counts.items() if network.startswith(family))
 
 
-def check_pool(name: str, cfg: RoundsConfig, data: DataSet) -> None:
-    """The pool of images fits into this machine's memory, and a batch is no more than the pool."""
+def check_pool(name: str, cfg: Any, data: DataSet) -> None:
+    """The pool of images, `cfg.pool`, fits into this machine's memory, and `cfg.batch` is no more than the pool."""
     if cfg.batch > cfg.pool:
         raise UserError(f"knob '{name}.batch' cannot be {cfg.batch}: the pool keeps {name}.pool = {cfg.pool} images")
     needed = cfg.pool * data.image_channels * data.image_size**2

@@ -29,6 +29,7 @@ CALM = {
     "cgan_kd_regression": {"ccgan.adam_eps": 1e-2, "ccgan.steps": 8},
     "rgal": {},
     "rgal_quantization": {},
+    "rgal_incremental": {},
     "squeeze_span": {"gan.adam_eps": 1e-2, "gan.steps": 8},
     "kd_dlgan": {"gan.adam_eps": 1e-2, "gan.steps": 8},
     "cgan_transfer": {"pretrain.adam_eps": 1e-2, "pretrain.steps": 8, "training.adam_eps": 1e-2, "training.steps": 8},

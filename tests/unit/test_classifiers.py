@@ -17,6 +17,7 @@ from gankd.models.resnet import PadShortcut
 # cGAN-KD, for 100 classes: 32 px (CIFAR-100), 128 px (ImageNet-100).
 COUNTS = {
     "resnet20": (278_324, 278_660),
+    "resnet32": (472_756, 473_092),
     "resnet56": (861_620, 861_956),
     "resnet110": (1_736_564, 1_736_900),
     "resnet8x4": (1_233_540, 1_234_212),

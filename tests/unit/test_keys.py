@@ -75,7 +75,9 @@ def test_the_shared_stages_are_what_no_searched_knob_touches() -> None:
     assert shared("seed") == shared("data.train_images") == []
 
 
-OURS = ["cgan_kd", "cgan_kd_regression", "cgan_transfer", "kd_dlgan", "rgal", "rgal_quantization", "squeeze_span"]
+OURS = [
+    "cgan_kd", "cgan_kd_regression", "cgan_transfer", "kd_dlgan", "rgal", "rgal_incremental", "rgal_quantization", "squeeze_span",
+]  # fmt: skip
 TABLES = Path(__file__).parents[1] / "fixtures" / "knobs"
 
 

@@ -32,7 +32,9 @@ def check(folder: Path, content: str) -> None:
     check_metric(space, METHOD, CONFIG, load(CONFIG.data))
 
 
-@pytest.mark.parametrize("name", ["cgan_kd", "cgan_kd_regression", "cgan_transfer", "rgal"])
+@pytest.mark.parametrize(
+    "name", ["cgan_kd", "cgan_kd_regression", "cgan_transfer", "rgal", "rgal_incremental", "rgal_quantization"]
+)
 def test_every_shipped_preset_lies_in_its_methods_own_space(name: str) -> None:
     method = find_method(name)
     for preset in preset_names(method.presets):

@@ -40,6 +40,13 @@ def relational(student: Tensor, teacher: Tensor) -> Tensor:
     return DISTANCES * F.smooth_l1_loss(_distances(student), distances) + ANGLES * F.smooth_l1_loss(_angles(student), angles)
 
 
+def angle_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """The part of RKD that compares angles alone, without its weight."""
+    with torch.no_grad():
+        angles = _angles(teacher)
+    return F.smooth_l1_loss(_angles(student), angles)
+
+
 def _neighbours(features: Tensor, eps: float) -> Tensor:
     """p(j | i) by (cosine + 1) / 2, rows summing to 1: (N, N)."""
     unit = features / (features.norm(dim=1, keepdim=True) + eps)

@@ -9,11 +9,13 @@ Direction = Literal["max", "min"]
 # By the metric's own name; the extractor's, and the part of the data, stand around it: "val_accuracy", "fid_classifier".
 DIRECTIONS: dict[str, Direction] = {
     "accuracy": "max",
+    "average_accuracy": "max",
     "best_val_accuracy": "max",
     "class_accuracy": "max",
     "coverage": "max",
     "density": "max",
     "fid": "min",
+    "forgetting": "min",
     "intra_fid": "min",
     "is": "max",
     "kid": "min",

@@ -32,7 +32,7 @@ DISCRIMINATORS: dict[str, str] = {
 }
 CLASSIFIERS: dict[str, str] = {
     "small_cnn": "gankd.models.small_cnn:SmallCNN",
-    **{f"resnet{n}": f"gankd.models.resnet:resnet{n}" for n in ("20", "56", "110", "8x4", "32x4")},
+    **{f"resnet{n}": f"gankd.models.resnet:resnet{n}" for n in ("20", "32", "56", "110", "8x4", "32x4")},
     **{f"ResNet{n}": f"gankd.models.resnet:ResNet{n}" for n in ("18", "34", "50")},
     **{f"vgg{n}": f"gankd.models.vgg:vgg{n}" for n in (8, 11, 13, 16, 19)},
     **{f"wrn_{n}": f"gankd.models.wrn:wrn_{n}" for n in ("16_1", "16_2", "40_1", "40_2")},

@@ -130,6 +130,7 @@ def _wide(block: type[BasicBlock] | type[Bottleneck], blocks: tuple[int, ...], c
 
 
 resnet20 = partial(_narrow, 20, 1)
+resnet32 = partial(_narrow, 32, 1)
 resnet56 = partial(_narrow, 56, 1)
 resnet110 = partial(_narrow, 110, 1)
 resnet8x4 = partial(_narrow, 8, 4)
