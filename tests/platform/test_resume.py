@@ -22,7 +22,7 @@ from tests.conftest import ROOT, Workplace, members, until
 
 pytestmark = pytest.mark.timeout(900)  # seconds; half a minute each where nothing else runs
 NAME = "tiny_gan"
-LONG = {"biggan.steps": 120, "student.steps": 300}
+LONG = {"biggan.steps": 80, "student.steps": 150}
 COMMON = ("--method", NAME, "--trials", "1", "--scheduler", "fifo", "--checkpoint-seconds", "0")
 
 
