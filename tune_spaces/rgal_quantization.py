@@ -1,6 +1,7 @@
 """What a sweep of data-free quantization varies by default: the weights of the relation terms and the focal window.
 
-The bits are a condition rather than a choice, since by accuracy more are always better: `quantizer.bits`, and the table `bits`.
+The bits are a condition rather than a choice, since by accuracy more are always better: they have a space of their own,
+`rgal_quantization_bits`, and the table `bits`.
 """
 
 from ray import tune
