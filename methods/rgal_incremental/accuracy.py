@@ -35,15 +35,17 @@ def accuracies(ctx: Context, network: nn.Module, images: Resident, tasks: Sequen
 def summary(rows: Rows, counts: Sequence[int]) -> dict[str, float]:
     """What the rows come to. counts: images of each task.
 
-    accuracy: A_T, on the images of all tasks seen, after the last one. average_accuracy: the mean of A_1, ..., A_T.
+    accuracy: after the last row, on the images of all tasks, where those of tasks to come are wrong. average_accuracy: the
+    mean of A_1, A_2, ..., A_t being the accuracy after task t on the images of the tasks seen so far.
     forgetting: the mean over the tasks but the last of the best accuracy on it before the last task, less that after it
     (Chaudhry et al. 2018), in points; 0 after the first task.
     """
-    seen = [sum(a * n for a, n in zip(row, counts)) / sum(counts[: len(row)]) for row in rows]
+    right = [sum(a * n for a, n in zip(row, counts)) for row in rows]
+    seen = [of_row / sum(counts[: len(row)]) for of_row, row in zip(right, rows)]
     last = rows[-1]
     lost = [max(row[task] for row in rows[task:-1]) - last[task] for task in range(len(last) - 1)]
     return {
-        "accuracy": seen[-1],
+        "accuracy": right[-1] / sum(counts),
         "average_accuracy": sum(seen) / len(seen),
         "forgetting": sum(lost) / len(lost) if lost else 0.0,
     }

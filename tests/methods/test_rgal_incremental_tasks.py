@@ -116,4 +116,4 @@ def test_accuracy_average_and_forgetting() -> None:
     assert found["average_accuracy"] == pytest.approx((90 + 65 + 70) / 3)
     # The best before the last task was 90 and 80.
     assert found["forgetting"] == pytest.approx(((90 - 60) + (80 - 20)) / 2)
-    assert summary(rows[:1], [10, 10, 20]) == {"accuracy": 90.0, "average_accuracy": 90.0, "forgetting": 0.0}
+    assert summary(rows[:1], [10, 10, 20]) == {"accuracy": 22.5, "average_accuracy": 90.0, "forgetting": 0.0}
