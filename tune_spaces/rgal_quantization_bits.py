@@ -1,4 +1,4 @@
-"""Bits beside the weights of the relation terms: `--space tune_spaces/rgal_quantization_bits.py`, for a curve of accuracy by bits."""
+"""Bits beside the weights of the relation terms, for a curve: `--space tune_spaces/rgal_quantization_bits.py`."""
 
 from ray import tune
 
