@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from methods.rgal_quantization.networks import QuantizedLayer, normalised_layers
 from methods.rgal_quantization.quantizer import channel_ranges, grid, levels
 
+FP32_ANSWER: Any = (1.0, 0, torch.float32, "none", [], "")  # scale, zero and type of an answer, and no activation behind it
+
 
 def kernels_here() -> bool:
     """Whether torch has its int8 kernels on this CPU."""
@@ -27,43 +29,47 @@ class Int8Layer(nn.Module):
 
     def __init__(self, quantized: QuantizedLayer, norm: nn.BatchNorm2d | None) -> None:
         super().__init__()
-        layer, self.activation = quantized.layer, quantized.activation
+        layer = quantized.layer
         self.linear = isinstance(layer, nn.Linear)
         weight = layer.weight.detach()[:, :, None, None] if self.linear else layer.weight.detach()
         scale, zero = grid(*channel_ranges(weight), quantized.bits)
         q = levels(weight, scale, zero, quantized.bits).to(torch.int8)
-        self.q = torch.cat([q, torch.ones_like(q[:1])])
-        factor, self.offset = batch_norm_line(norm, layer.bias, len(q))
-        per_unit = factor / scale.flatten()
-        self.asymmetry = (per_unit * zero.flatten())[:, None, None]
-        self.weight_scale = torch.cat([per_unit, torch.ones(1)])
-        self.x_scale, self.x_zero = grid(self.activation.low, self.activation.high, self.activation.bits)
-        self.origin = 2 ** (self.activation.bits - 1)
+        factor, offset = batch_norm_line(norm, layer.bias, len(q))
+        self.asymmetry = (factor * zero.flatten() / scale.flatten())[:, None, None]
         shapes: Any = ((1, 1), (0, 0), (1, 1)) if self.linear else (layer.stride, layer.padding, layer.dilation)
         self.shape = [list(sizes) for sizes in shapes]
-        self.x_args = (1 / float(self.x_scale), self.origin - int(self.x_zero))
-        self.packed = torch.ops.onednn.qconv_prepack(self.q, self.weight_scale, *self.x_args, *self.shape, 1)
+        self.q = torch.cat([q, torch.ones_like(q[:1])])  # behind the weights, the filter of ones
+        self.weight_scale = torch.cat([factor / scale.flatten(), torch.ones(1)])
+        self.bias, self.zeros = torch.cat([offset, torch.zeros(1)]), torch.zeros(len(q) + 1, dtype=torch.int32)
+        activation = quantized.activation
+        x_scale, x_zero = grid(activation.low, activation.high, activation.bits)
+        # Levels are counted from 0 here; this one stands for the number 0.
+        self.x_scale, self.x_zero, self.top = float(x_scale), 2 ** (activation.bits - 1) - int(x_zero), 2**activation.bits - 1
+        self.packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, None, None] if self.linear else x
-        u = (levels(x, self.x_scale, self.x_zero, self.activation.bits) + self.origin).to(torch.uint8)
-        zeros = torch.zeros(len(self.q), dtype=torch.int32)
+        u = (x * self.x_scale).round_().add_(self.x_zero).clamp_(0, self.top).to(torch.uint8)
+        x_grid = (1 / self.x_scale, self.x_zero)
+        if self.packed is None or self.packed[0] != x.shape:  # packed for another shape, a kernel can be 200 times slower
+            packed = torch.ops.onednn.qconv_prepack(self.q, self.weight_scale, *x_grid, *self.shape, 1, list(x.shape))
+            self.packed = x.shape, packed
         sums = torch.ops.onednn.qconv2d_pointwise(
-            u, *self.x_args, self.packed, self.weight_scale, zeros, None, *self.shape, 1, 1.0, 0, torch.float32, "none", [], ""
+            u, *x_grid, self.packed[1], self.weight_scale, self.zeros, self.bias, *self.shape, 1, *FP32_ANSWER
         )
-        out = torch.addcmul(self.offset, sums[:, -1:], self.asymmetry).add_(sums[:, :-1])
+        out = torch.addcmul(sums[:, :-1], sums[:, -1:], self.asymmetry)
         return out.flatten(1) if self.linear else out
 
 
 def batch_norm_line(norm: nn.BatchNorm2d | None, bias: Tensor | None, channels: int) -> tuple[Tensor, Tensor]:
-    """Factor (C,) and offset (C, 1, 1) of what comes behind a layer's sum: its bias and a batch norm in eval mode."""
+    """Factor and offset (C,) of what comes behind a layer's sum: its bias and a batch norm in eval mode."""
     offset = torch.zeros(channels) if bias is None else bias.detach()
     if norm is None:
-        return torch.ones(channels), offset[:, None, None]
+        return torch.ones(channels), offset
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    return factor, (norm.bias.detach() + (offset - norm.running_mean) * factor)[:, None, None]
+    return factor, norm.bias.detach() + (offset - norm.running_mean) * factor
 
 
 def with_int8_kernels(network: Any) -> nn.Module:

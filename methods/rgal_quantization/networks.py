@@ -36,9 +36,12 @@ class QuantizedLayer(nn.Module):
 
 
 class QuantizedClassifier(Classifier):
-    """The classifier of recipe `base` with every convolution and linear layer quantized; batch norm keeps its statistics."""
+    """The classifier of recipe `base` with every convolution and linear layer quantized; batch norm keeps its statistics.
 
-    def __init__(self, base: Mapping[str, Any], **settings: Any) -> None:
+    image_channels, image_size: those of `base`, for who wants to know from the recipe what images it takes.
+    """
+
+    def __init__(self, base: Mapping[str, Any], image_channels: int, image_size: int, **settings: Any) -> None:
         super().__init__()
         self.network = replace_layers(models.build(**base), **settings)
         self.feature_dim = self.network.feature_dim
@@ -72,7 +75,8 @@ def quantize(teacher: Any, cfg: QuantizerConfig) -> QuantizedClassifier:
         "input_bits": cfg.input_bits,
         "batch_norm": cfg.batch_norm,
     }
-    student: QuantizedClassifier = models.build(NAME, base=teacher.recipe, **settings)
+    images = {name: teacher.recipe[name] for name in ("image_channels", "image_size")}
+    student: QuantizedClassifier = models.build(NAME, base=teacher.recipe, **images, **settings)
     student.network = replace_layers(copy.deepcopy(teacher).requires_grad_(True), **settings)
     return student
 

@@ -25,7 +25,7 @@ def teacher(name: str = "small_cnn", **settings: Any) -> Any:
     """A network whose batch norm layers do something."""
     settings |= {"width": 8} if name == "small_cnn" else {}
     torch.manual_seed(0)
-    network = models.build(name, classes=10, **settings).eval().requires_grad_(False)
+    network = models.build(name, classes=10, image_channels=3, image_size=32, **settings).eval().requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
