@@ -25,7 +25,8 @@ def sweep_of(folder: Path, **flags: object) -> Sweep:
 
 def test_each_trials_control_is_made_while_the_gan_trains(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path)
-    jobs = beside.controls_to_make(sweep)
+    first, *jobs = beside.controls_to_make(sweep)
+    assert (first.stages, first.trial) == (("baseline",), "")
     assert [job.stages for job in jobs] == [("control",)] * 3
     keys = {Pipeline(job).keys["control"] for job in jobs}
     assert len(keys) == 3

@@ -42,7 +42,8 @@ def controls_beside(sweep: Sweep, cluster: Cluster) -> Iterator[None]:
 def controls_to_make(sweep: Sweep) -> list[Job]:
     """The controls of all trials, in order, when a shared stage is missing that they do not need; else none.
 
-    Trials that Optuna is to draw are not known yet, and those of several workers take Ray Train.
+    Before them comes what they need of the shared stages, as a job of no trial. Trials that Optuna is to draw are not known
+    yet, and those of several workers take Ray Train.
     """
     request, gain = sweep.request, sweep.method.gain
     if gain is None or request.search != "random" or request.workers > 1:
@@ -50,9 +51,12 @@ def controls_to_make(sweep: Sweep) -> list[Job]:
     shared = Pipeline(sweep.job({}, stages=sweep.shared()))
     store = Store(sweep.storage)
     missing = {name for name in shared.job.stages if not store.has(shared.keys[name])}
-    if missing <= sweep.method.needed((gain.control,), sweep.config):
+    needed = sweep.method.needed((gain.control,), sweep.config)
+    if missing <= needed:
         return []
     jobs: dict[str, Job] = {}
+    if first := tuple(name for name in shared.job.stages if name in missing & needed):
+        jobs[""] = sweep.job({}, stages=first)
     for trial, knobs in islice(draw_points(sweep).items(), MOST):
         with suppress(UserError):  # knobs that do not go together: the trial itself says so, and fails
             job = sweep.job(knobs, trial, (gain.control,))
@@ -83,7 +87,8 @@ def _start(sweep: Sweep, controls: Sequence[Job], have: Mapping[str, float]) -> 
     need, shared = sweep.request.resources(1), sweep.job({}, stages=sweep.shared())
     slots = room(have, sweep.request.shared_resources(), need)
     task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(_make_beside)
-    return [task.remote(controls[slot::slots], shared) for slot in range(min(slots, len(controls)))]
+    first, own = ([job for job in controls if bool(job.trial) is of_a_trial] for of_a_trial in (False, True))
+    return [task.remote([*first, *own[slot::slots]], shared) for slot in range(min(slots, len(own)))]
 
 
 def _make_beside(controls: Sequence[Job], shared: Job) -> int:
