@@ -57,10 +57,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 class Workplace:
     """A folder in which commands run as a user runs them: single-threaded, with their own storage and tracking.
 
-    `path` holds further folders to import from, for methods of outside packages; `database` a tracking database to begin with.
+    `path` holds further folders to import from, for methods of outside packages; `database` a tracking database to begin with;
+    `cores` is what Ray takes the machine for: with one, a single process runs the trials, and another what is measured.
     """
 
-    def __init__(self, folder: Path, *path: Path, database: Path | None = None) -> None:
+    def __init__(self, folder: Path, *path: Path, database: Path | None = None, cores: int = 1) -> None:
         self.folder = folder
         self.storage = folder / "runs"
         self.tracking = f"sqlite:///{folder / 'mlflow.db'}"
@@ -69,6 +70,7 @@ class Workplace:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "RAY_"))}
         places = os.pathsep.join(map(str, (ROOT / "platform", ROOT, *path)))
         self.environment = kept | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200", "PYTHONPATH": places}
+        self.environment["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": cores})
 
     def tune(self, *arguments: str, timeout: float = 280) -> Done:
         """`python tune.py ...` to its end."""

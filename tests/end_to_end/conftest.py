@@ -29,7 +29,7 @@ class SmokeSweep:
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> SmokeSweep:
-    place = Workplace(tmp_path_factory.mktemp("smoke"))
+    place = Workplace(tmp_path_factory.mktemp("smoke"), cores=2)
     done = place.tune(*SWEEP, "--name", "first", timeout=290)
     assert done.returncode == 0, done.stdout + done.stderr
     return SmokeSweep(place, done)

@@ -24,7 +24,7 @@ def workers(place: Workplace, method: str) -> dict[str, int]:
 
 
 def test_a_trial_on_two_workers(tmp_path: Path, plugin: Path, empty_store: Path) -> None:
-    place = Workplace(tmp_path, plugin, database=empty_store)
+    place = Workplace(tmp_path, plugin, database=empty_store, cores=2)
     shared = [stage.name for stage in find_method("tiny_gan").shared(["student.lr"])]
     place.make("tiny_gan", shared, {}, preset="digits")
     assert workers(place, "tiny_gan") == {**dict.fromkeys(shared, 1), "student": 2}
@@ -32,5 +32,5 @@ def test_a_trial_on_two_workers(tmp_path: Path, plugin: Path, empty_store: Path)
 
 @pytest.mark.long  # the driver puts these on Ray Train as it does with one worker
 def test_the_shared_stages_and_the_test_on_two_workers_too(tmp_path: Path, plugin: Path, empty_store: Path) -> None:
-    place = Workplace(tmp_path, plugin, database=empty_store)
+    place = Workplace(tmp_path, plugin, database=empty_store, cores=2)
     assert workers(place, "tiny") == {"teacher": 2, "student": 2, "test_student": 2}
