@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 import torch
 from PIL import Image
@@ -168,6 +169,19 @@ def test_sample_draws_a_grid(smoke: SmokeSweep) -> None:
     assert done.returncode == 0, done.stderr
     width, height = Image.open(smoke.place.folder / "grid.png").size
     assert height > 3 * width  # ten classes down, three images across
+
+
+def test_export_writes_the_student_and_what_it_learned_from(smoke: SmokeSweep, here: Here) -> None:
+    done = here(smoke.place, "export", "digits-student@champion", "--format", "torch-export", "--out", "student")
+    assert done.returncode == 0, done.stderr
+    assert "outputs within" in done.stdout
+    card = (smoke.place.folder / "student" / "README.md").read_text()
+    assert "| test |" in card
+    samples = ("--stage", "samples", "--format", "hdf5", "--out", "fakes")
+    done = here(smoke.place, "export", "digits-student@champion", *samples)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(smoke.place.folder / "fakes" / "images.h5") as file:
+        assert len(file["fake_images"]) == len(file["fake_labels"]) > 0
 
 
 def test_evaluate_measures_what_the_sweep_recorded(smoke: SmokeSweep, runs: dict[str, list[Any]], here: Here) -> None:
