@@ -12,6 +12,7 @@ from typing import Any
 
 from gankd.tracking.client import pages, quoted
 from gankd.tracking.database import alone
+from gankd.tracking.tags import whole
 
 WHY = "gankd.why_challenger"  # tag of a version that has been compared: why it is not the champion, empty where it is
 
@@ -78,7 +79,7 @@ def _is_better(value: float, best: float, mode: str) -> bool:
 def _facts(version: Any) -> dict[str, Any]:
     """What the version's value depends on; nothing where its tags were made by others, or damaged."""
     try:
-        facts = json.loads(version.tags.get("gankd.comparable", "{}"))
+        facts = json.loads(whole(version.tags).get("gankd.comparable", "{}"))
     except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}

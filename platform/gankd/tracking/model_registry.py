@@ -26,6 +26,7 @@ from gankd.errors import UserError
 from gankd.tracking.champion import give_alias
 from gankd.tracking.client import EXISTS, answering, first_line, is_refusal, mlflow_client, on_server, pages, public, quoted
 from gankd.tracking.database import alone
+from gankd.tracking.tags import in_pieces, whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,7 +87,7 @@ def register(
         "gankd.data": facts.get("data", ""),
         "gankd.comparable": json.dumps(facts, sort_keys=True),
     }
-    texts = {k: str(v)[:5000] for k, v in {**metrics, **(tags or {}), **own}.items()}
+    texts = in_pieces({name: str(value) for name, value in {**metrics, **(tags or {}), **own}.items()})
     with patient():
         with answering(uri):
             client = mlflow_client(uri)
@@ -241,7 +242,7 @@ def version_tags(uri: str, model: str) -> dict[str, str]:
     with answering(uri):
         client = mlflow_client(uri)
         name, version = _version(client, uri, model)
-        tags = dict(client.get_model_version(name, version).tags)
+        tags = whole(client.get_model_version(name, version).tags)
     if "gankd.method" not in tags:
         raise UserError(
             f"{name}/{version} was not registered by a sweep of gankd (it has no tag 'gankd.method'); take another version"
