@@ -49,7 +49,7 @@ class AssistantConfig(ClassifierConfig):
 
     def inert(self) -> frozenset[str]:
         """Without soft targets, their temperature."""
-        return frozenset() if self.soft else frozenset({"temperature"})
+        return super().inert() | (frozenset() if self.soft else frozenset({"temperature"}))
 
 
 class ExtractorConfig(ClassifierConfig):
