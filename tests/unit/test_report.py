@@ -132,8 +132,8 @@ def test_a_table_with_all_that_stands_behind_it(recorded: Recorded) -> None:
     facts = dict(of_kind(found, Facts)[0].facts)
     assert facts["data"] == "digits"
     assert facts["fingerprint"] == "f" * 64
-    assert "--method cgan_kd --preset smoke --table" in facts["again"]
-    assert facts["again"].endswith("--seeds 2")
+    assert "--method cgan_kd --preset smoke --table" in facts["to repeat it"]
+    assert facts["to repeat it"].endswith("--seeds 2")
 
 
 def test_lineage_says_from_what_by_whom_and_what_is_shared(recorded: Recorded) -> None:

@@ -50,7 +50,9 @@ def _comparison(dataset: str, storage: str) -> tuple[Section, list[str]]:
     warnings = []
     if away := [name for name in names if name not in there]:
         warnings.append(f"The records of {', '.join(away)} are not in this storage: of them there are these figures alone.")
-    section = Section(f"Methods on {dataset}", warnings=tuple(warnings), elements=tuple(side_by_side_of(dataset, finished)))
+    grids = side_by_side_of(dataset, finished)
+    sentences = () if grids else ("All sweeps that have finished fill tables: no method was searched, so none is compared here.",)
+    section = Section(f"Methods on {dataset}", sentences, tuple(warnings), tuple(grids))
     return section, [name for name in names if name in there]
 
 

@@ -16,6 +16,7 @@ from gankd.sweep.traces import Traces
 
 SHARED = "shared"
 CURVES_PER_STAGE = 2  # metrics
+TELLING = ("val_accuracy", "val_mae", "fid", "recall")  # how the names of those begin that are drawn first: FID sees no collapse
 PICTURES_OF_A_KIND = 4
 PICTURE_BYTES = 3_000_000  # of all pictures of a page
 
@@ -68,11 +69,17 @@ def curves(evidence: Evidence) -> list[Curves]:
         by_metric: dict[str, list[Line]] = defaultdict(list)
         for key, (name, _) in keys.items():
             for metric, steps in evidence.traces.curves.get(key, {}).items():
-                if direction(metric) and not metric.endswith("/loss"):
+                if direction(metric) and not metric.partition("/")[2].startswith("loss"):
                     by_metric[metric].append(Line(name, tuple(sorted(steps.items()))))
-        telling = {metric: lines for metric, lines in by_metric.items() if any(len(line.points) > 1 for line in lines)}
-        drawn += [Curves(metric, tuple(lines), order) for metric, lines in list(telling.items())[:CURVES_PER_STAGE]]
+        lasting = [metric for metric, lines in by_metric.items() if any(len(line.points) > 1 for line in lines)]
+        first = sorted(lasting, key=_place_of_metric)[:CURVES_PER_STAGE]
+        drawn += [Curves(metric, tuple(by_metric[metric]), order) for metric in first]
     return drawn
+
+
+def _place_of_metric(metric: str) -> int:
+    name = metric.partition("/")[2]
+    return next((place for place, start in enumerate(TELLING) if name.startswith(start)), len(TELLING))
 
 
 class PictureBudget:
@@ -98,12 +105,12 @@ def pictures(evidence: Evidence, budget: PictureBudget) -> list[Pictures]:
             shown: list[Picture] = []
             there = 0
             for key, (name, seed) in sorted(keys.items(), key=lambda item: _number(item[1][1])):
-                step, png = evidence.traces.pictures.get(key, {}).get(kind, (0, ""))
+                _, png = evidence.traces.pictures.get(key, {}).get(kind, (0, ""))
                 if not png:
                     continue
                 there += 1
                 if len(shown) < PICTURES_OF_A_KIND and (whole := readable(png)) and budget.take(whole):
-                    caption = ", ".join(filter(None, (name, seed, f"number {step}" if step else "", short(key))))
+                    caption = ", ".join(filter(None, (name, seed, short(key))))
                     shown.append(Picture(caption, whole))
             left_out = f"{there - len(shown)} more are with the runs of {stage} in MLflow." if there > len(shown) else ""
             if there:

@@ -199,7 +199,7 @@ class Reported:
             "versions": ", ".join(dict.fromkeys(versions)),
             "devices": ", ".join(dict.fromkeys(str(m["device"]) for m in manifests if "device" in m)),
             "stages say": " ".join(dict.fromkeys(note for m in manifests for note in m.get("notes", []))),
-            "again": command_line(self.request),
+            "to repeat it": command_line(self.request),
         }
         return Facts("Provenance", tuple((term, text) for term, text in facts.items() if text))
 
