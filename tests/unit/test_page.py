@@ -102,6 +102,13 @@ def test_dots_without_differences_have_no_zero_line() -> None:
     assert draw_dots(Dots("top-1", "top-1", (single,))).rows[0].interval is None
 
 
+def test_long_curves_are_thinned_and_end_where_they_end() -> None:
+    line = Line("long", tuple((step, float(step)) for step in range(10_001)))
+    (drawn,) = draw_curves(Curves("a", (line,))).lines
+    assert drawn.points.count(",") <= 202
+    assert float(drawn.points.split()[-1].partition(",")[0]) > 340
+
+
 def test_a_name_keeps_its_colour_from_drawing_to_drawing() -> None:
     names = tuple(f"row {number}" for number in range(10))
     line = Line("row 9", ((0, 1.0), (10, 2.0)))

@@ -216,6 +216,22 @@ def test_a_search_with_its_trials_and_seeds(recorded: Recorded) -> None:
     assert not found.warnings
 
 
+def test_what_was_never_made_is_said_and_not_counted(recorded: Recorded) -> None:
+    recorded.table("mine")
+    events = EventWriter(SweepRecords(recorded.storage, "mine").events, "later")
+    keys = {"teacher": "teacher-mine2", "student": "student-never"}
+    events.emit("trial_start", trial="seed2-row2", params={}, keys=keys)
+    events.emit("trial_end", trial="seed2-row2", status="failed", metrics={}, reason=f"NaN {HOSTILE}")
+    events.close()
+    found = section(recorded, "mine")
+    assert found.warnings == (f"<script>alert(1)</script>: seed 2: NaN {HOSTILE}",)
+    (grid,) = of_kind(found, Grid)
+    assert grid.rows[1][1:3] == ("91.00", "+5.00")
+    assert grid.notes[-1].endswith("; 1 artifacts are not in the store and not counted.")
+    (tree,) = of_kind(found, Tree)
+    assert tree.nodes[1].below[1].below[1].beside == "not in the store"
+
+
 def test_a_sweep_of_which_nothing_has_ended(recorded: Recorded) -> None:
     SweepRecords(recorded.storage, "begun").save_request(SweepRequest(method="cgan_kd").model_dump(mode="json"))
     assert section(recorded, "begun").warnings == ("This sweep has not come to its end.",)

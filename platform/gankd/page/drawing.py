@@ -11,6 +11,7 @@ from gankd.page.elements import Curves, Dots, Values
 
 COLOURS = 8  # classes c0 ... c7 of the style sheet; further names get them again, dashed
 NAME_CHARS = 34
+POINTS = 200  # of a line
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,15 @@ def draw_curves(curves: Curves) -> DrawnCurves:
     legend = _legend([*curves.names, *there], there)
     lines = []
     for line in curves.lines:
-        places = [(x.at(step), y.at(value)) for step, value in line.points if math.isfinite(value)]
+        places = thinned([(x.at(step), y.at(value)) for step, value in line.points if math.isfinite(value)])
         drawn = " ".join(f"{across},{down}" for across, down in places)
         lines.append(DrawnLine(line.name, legend[line.name], drawn, places if len(places) <= 12 else []))
     return DrawnCurves(sizes.WIDTH, sizes.HEIGHT, x, y, lines, legend)
+
+
+def thinned(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Evenly taken points where there are more than a drawing has pixels for, the last one among them."""
+    return places[:: -(-len(places) // POINTS)] + places[-1:] if len(places) > POINTS else places
 
 
 def _legend(names: Sequence[str], there: Collection[str]) -> dict[str, str]:

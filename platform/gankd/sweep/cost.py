@@ -32,7 +32,7 @@ class Cost:
     Attributes:
         rows: of each row.
         shared: of all that several rows need, each artifact once.
-        unknown: the number of artifacts that are gone from the store, and with them their time.
+        unknown: the number of artifacts that are not in the store: never finished, or gone.
     """
 
     rows: tuple[RowCost, ...]
@@ -49,10 +49,10 @@ class Cost:
         return sum(row.own + row.shared for row in self.rows)
 
     def __str__(self) -> str:
-        gone = f"; {self.unknown} artifacts are gone from the store and not counted" if self.unknown else ""
+        missing = f"; {self.unknown} artifacts are not in the store and not counted" if self.unknown else ""
         return (
             f"device-seconds, own + shared: {seconds(self.total)} in all, {seconds(self.shared)} of them in stages that several "
-            f"rows share, counted once; {seconds(self.apart)} if each row made all that it needs{gone}."
+            f"rows share, counted once; {seconds(self.apart)} if each row made all that it needs{missing}."
         )
 
 

@@ -166,7 +166,7 @@ def _artifact(evidence: Evidence, use: Use, key: str, users: Mapping[str, Mappin
     manifest, maker = evidence.manifests.get(key), evidence.traces.makers.get(key)
     said = []
     if manifest is None:
-        said.append("gone from the store")
+        said.append("not in the store")
     else:
         inputs = [short(other) for stage, other in manifest.get("inputs", {}).items() if use.keys.get(stage) == other]
         said += [f"from {', '.join(inputs)}"] if inputs else []

@@ -134,7 +134,8 @@ class Reported:
         uses = [Use(trial, {**used.get(trial, {}), **outcome.keys}) for trial, outcome in self.traces.outcomes.items()]
         uses = [use for use in uses if use.keys]
         elements: list[Element] = [self._trials(records)] if records else []
-        if figures := {name: value for name, value in self.traces.figures.items() if name.startswith(FIGURES)}:
+        figures = {n: value for n, value in self.traces.figures.items() if n.startswith(FIGURES) and "_std_" not in n}
+        if figures:
             rows = tuple((name, f"{value:,.4g}") for name, value in figures.items())
             elements.append(Grid("the chosen trial and its gain over the control", ("figure", "value"), rows))
         if repeated:
