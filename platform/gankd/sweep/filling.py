@@ -80,8 +80,8 @@ def _job(sweep: Sweep, spec: TableSpec, number: int, repetition: int) -> Job:
 def _filled(spec: TableSpec, row: Row, outcomes: Mapping[int, Outcome]) -> Filled:
     metrics = spec.metrics_of(row)
     values = {
-        heading: {seed: outcome.metrics[metric] for seed, outcome in outcomes.items() if metric in outcome.metrics}
-        for heading, metric in metrics.items()
+        heading: {seed: o.metrics[metrics[heading]] for seed, o in outcomes.items() if metrics.get(heading) in o.metrics}
+        for heading in spec.metrics
     }
     return Filled(row, values, None, tuple(f"seed {seed}: {o.failure}" for seed, o in outcomes.items() if o.failure))
 
