@@ -6,7 +6,7 @@ import pytest
 
 from gankd.errors import UserError
 from gankd.sweep import searcher as searching
-from gankd.sweep.nodes import Nodes, check_fits, concurrency, room
+from gankd.sweep.nodes import Nodes, check_fits, concurrency, nodes_to_come, room
 from gankd.sweep.request import Resources, request_of
 from gankd.sweep.searcher import AsManyAsFit, Listed
 
@@ -107,3 +107,19 @@ def test_nodes_that_join_are_used_and_those_that_leave_are_not_waited_for(monkey
     assert search.suggest("fifth") is None, "one still runs, and one fits at least"
     search.on_trial_complete("third", {})
     assert search.suggest("sixth") is not None
+
+
+def test_what_an_autoscaler_may_bring_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.state import state
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeGroupConfig
+
+    head = NodeGroupConfig(name="head", resources={"CPU": 0}, max_count=0)
+    workers = NodeGroupConfig(name="gpu", resources={"CPU": 8, "GPU": 1}, max_count=4)
+    monkeypatch.setattr(state, "get_cluster_config", lambda: ClusterConfig(node_group_configs=[head, workers]))
+    assert concurrency(Resources(1, 1, 0.5), nodes_to_come()) == 8
+    workers.max_count = -1
+    monkeypatch.setattr(state, "get_cluster_config", lambda: ClusterConfig(node_group_configs=[workers]))
+    assert len(nodes_to_come()) > 100
+    for nothing in (None, ClusterConfig()):
+        monkeypatch.setattr(state, "get_cluster_config", lambda nothing=nothing: nothing)
+        assert nodes_to_come() == []

@@ -59,26 +59,26 @@ def room(nodes: Nodes, taken: Resources, need: Resources) -> int:
 
 def check_fits(need: Resources, nodes: Nodes, what: str, shared: bool = False) -> None:
     """Refuse what the cluster can never place, before anything starts. `what` asks for it, by the flags of the shared stages."""
-    start = "--shared-" if shared else "--"
+    start, asks = ("--shared-", "ask") if shared else ("--", "asks")
     pool = [node for node in nodes if not need.pool or need.pool in node]
     where = f" in the pool {need.pool!r}" if need.pool else ""
     if not pool:
         raise UserError(
-            f"{what} asks for nodes of the pool {need.pool!r}, but no node has a resource of that name; start some with "
+            f"{what} {asks} for nodes of the pool {need.pool!r}, but no node has a resource of that name; start some with "
             f"`ray start --resources '{{\"{need.pool}\": 1}}'`, or leave out {start}pool"
         )
-    for kind, each in need.per_worker().items():
-        wanted, there = each * need.workers, sum(node.get(kind, 0) for node in pool)
+    for kind, amount in need.per_worker().items():
+        wanted, there = amount * need.workers, sum(node.get(kind, 0) for node in pool)
         if kind != need.pool and wanted > there:
             raise UserError(
-                f"{what} asks for {wanted:g} {kind}s ({need.workers} worker{'s' * (need.workers > 1)} x {each:g}), "
+                f"{what} {asks} for {wanted:g} {kind}s ({need.workers} worker{'s' * (need.workers > 1)} x {amount:g}), "
                 f"but there {'is' if there == 1 else 'are'} {there:g}{where}; "
                 f"lower {start}workers or {start}{kind.lower()}s-per-worker"
             )
-    if sum(workers_on(node, need) for node in pool) < need.workers:
-        asked = " and ".join(f"{each:g} {kind}s" for kind, each in need.per_worker().items() if kind != need.pool)
+    fitting = sum(workers_on(node, need) for node in pool)
+    if fitting < need.workers:
+        each = " and ".join(f"{amount:g} {kind}s" for kind, amount in need.per_worker().items() if kind != need.pool)
         raise UserError(
-            f"{what} asks for {need.workers} worker{'s' * (need.workers > 1)} with {asked} each, and no worker spans two nodes: "
-            f"the nodes{where} have room for {sum(workers_on(node, need) for node in pool)}; "
-            f"lower {start}workers or what each of them takes"
+            f"{what} {asks} for {need.workers} worker{'s' * (need.workers > 1)} with {each} each, and no worker spans two nodes: "
+            f"the nodes{where} have room for {fitting}; lower {start}workers or what each of them takes"
         )
