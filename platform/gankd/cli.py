@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from gankd import __version__, interrupt
+from gankd.commands.tune import Tune, start_sweep
 from gankd.errors import UserError
+from gankd.paths import DEFAULT_STORAGE
+from gankd.paths import absolute_storage as absolute
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-DEFAULT_STORAGE = "runs"
 STORAGE = click.option(
     "--storage", default=DEFAULT_STORAGE, show_default=True, help="Folder or bucket URI for artifacts, checkpoints and records."
 )
@@ -28,35 +28,6 @@ STORAGE = click.option(
 @click.version_option(__version__, prog_name="gankd")
 def cli() -> None:
     """Move knowledge into and out of GANs: pipelines of stages on Ray and MLflow, no stage trained twice."""
-
-
-class Tune(click.Command):
-    """Its options are the fields of `SweepRequest`, which is imported when they are asked for."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from gankd.sweep.request import SweepRequest
-
-        fields = [_option(name, info) for name, info in SweepRequest.model_fields.items() if info.description]
-        return [*fields, *super().get_params(ctx)]
-
-
-def _option(name: str, info: Any) -> click.Option:
-    """A field with its default as an option."""
-    flag = f"--{name.replace('_', '-')}"
-    choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
-    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(info.annotation)]
-    plain = next((kind for kind in kinds if kind in (int, float, str)), info.annotation)  # of `int | None`
-    kind = click.Choice(choices) if choices else plain
-    required = info.is_required()
-    flags = f"{flag}/--no-{name.replace('_', '-')}" if kind is bool and info.default else flag
-    return click.Option(
-        [flags],
-        type=None if kind is bool else kind,
-        is_flag=kind is bool,
-        default=None if required else info.default,
-        show_default=not required and info.default is not None and kind is not bool,
-        help=info.description,
-    )
 
 
 @cli.command(cls=Tune)
@@ -76,67 +47,7 @@ def tune(
     **flags: Any,
 ) -> None:
     """Sweep a method's knobs: shared stages once, then the trials, then the test of the best one."""
-    from gankd.config import parse_overrides
-    from gankd.paths import absolute_path
-    from gankd.sweep.launch import set_environment
-    from gankd.text import seconds_of
-
-    interrupt.advise("nothing had been started")
-    if allowed is not None:
-        interrupt.allow(seconds_of(allowed))
-    if address is not None and not address.strip():
-        raise UserError("--address is empty; give auto, host:port, or leave it out for this machine alone")
-    set_environment(address)  # before Ray is imported, which these do
-    from gankd.sweep.plan import prepare, request_of, resume
-
-    storage, name = absolute(flags.pop("storage")), flags.pop("name")
-    if resumed is not None:
-        _refuse_beside_resume()
-        sweep = resume(storage, resumed)
-    else:
-        if not flags["method"]:
-            raise UserError("tune needs --method; `gankd methods` lists them (or --resume NAME)")
-        if flags["space"] is not None:
-            flags["space"] = absolute_path(flags["space"], "--space")
-        if flags["table"] is not None and Path(flags["table"]).suffix:
-            flags["table"] = absolute_path(flags["table"], "--table")
-        if Path(flags["preset"]).suffix:
-            flags["preset"] = absolute_path(flags["preset"], "--preset")
-        networks = {} if pretrained is None else _from_pretrained(flags["method"], absolute_path(pretrained, "--pretrained"))
-        overrides = networks | parse_overrides(assignments)
-        sweep = prepare(request_of({**flags, "overrides": overrides}), storage, name)
-    from gankd.sweep.experiment import run_experiment
-
-    with sweep.records.held():
-        if resumed is None and sweep.records.exists():
-            raise UserError(f"a sweep named {sweep.name!r} exists; choose another --name, or go on with --resume {sweep.name}")
-        elsewhere = "" if storage == absolute(DEFAULT_STORAGE) else f" --storage {shlex.quote(storage)}"
-        cluster = f" --address {shlex.quote(address)}" if address else ""
-        interrupt.advise(f"nothing finished is lost. Go on with: python tune.py --resume {sweep.name}{elsewhere}{cluster}")
-        run_experiment(sweep, address, console())
-
-
-def _refuse_beside_resume() -> None:
-    """A resumed sweep goes on as it was asked for: a flag that would change it is not taken in silence."""
-    context = click.get_current_context()
-    given = [name for name in context.params if context.get_parameter_source(name) == ParameterSource.COMMANDLINE]
-    if others := sorted(set(given) - {"resumed", "storage", "address", "allowed"}):
-        flags = ", ".join("--set" if name == "assignments" else f"--{name.replace('_', '-')}" for name in others)
-        raise UserError(
-            f"--resume goes on with a sweep as it was asked for, without {flags}: leave that out, or start a new sweep"
-        )
-
-
-def _from_pretrained(method: str, file: str) -> dict[str, str]:
-    """The knobs by which a method takes the user's networks."""
-    from gankd.method import named
-    from gankd.registry import find_method
-
-    spec = find_method(method)
-    if not spec.pretrained:
-        raise UserError(f"method {method!r} starts from no --pretrained networks")
-    knobs: dict[str, str] = named(spec.pretrained)(file)
-    return knobs
+    start_sweep(resumed, assignments, pretrained, address, allowed, flags, console())
 
 
 @cli.command()
@@ -248,6 +159,20 @@ def compare(dataset: str) -> None:
 
 
 @cli.command()
+@click.argument("sweeps", nargs=-1, metavar="[SWEEP]...")
+@click.option("--dataset", help="All finished sweeps on this data set, and their methods side by side as `compare` shows them.")
+@click.option("--out", default="report.html", show_default=True, type=click.Path(dir_okay=False))
+@STORAGE
+def report(sweeps: tuple[str, ...], dataset: str | None, out: str, storage: str) -> None:
+    """Sweeps as one HTML file that needs no network: tables, seeds, cost, curves, pictures, and where all of it comes from."""
+    from gankd.commands.report import write_report
+    from gankd.paths import absolute_path
+
+    size = write_report(sweeps, dataset, Path(absolute_path(out, "--out")), absolute(storage))
+    click.echo(f"wrote {out} ({size / 2**20:.1f} MiB)")
+
+
+@cli.command()
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--host", default="127.0.0.1", show_default=True)
 def ui(port: int, host: str) -> None:
@@ -291,13 +216,6 @@ def store_gc(storage: str, dry_run: bool) -> None:
     lines = [f"{entry.kind:10} {entry.key}" for entry in gone]
     lines.append(f"{'would free' if dry_run else 'freed'} {sum(entry.bytes for entry in gone) / 2**20:.2f} MiB")
     click.echo("\n".join(lines))
-
-
-def absolute(storage: str) -> str:
-    """A folder as an absolute path, because workers run elsewhere; a URI as it is."""
-    from gankd.paths import absolute_path
-
-    return storage if "://" in storage else absolute_path(storage, "--storage")
 
 
 def console() -> Console:

@@ -8,6 +8,8 @@ from pathlib import Path
 from gankd.errors import UserError
 from gankd.text import shortened
 
+DEFAULT_STORAGE = "runs"
+
 
 def absolute_path(text: str, what: str) -> str:
     """A path made absolute, `~` resolved. Raises UserError, starting with `what`, for one that cannot be."""
@@ -21,12 +23,31 @@ def absolute_path(text: str, what: str) -> str:
         raise UserError(f"{what} cannot be {shortened(text)}: there is no user of that name; write the path out") from None
 
 
+def absolute_storage(storage: str) -> str:
+    """A folder as an absolute path, because workers run elsewhere; a URI as it is."""
+    return storage if "://" in storage else absolute_path(storage, "--storage")
+
+
 def is_file(path: Path) -> bool:
     """Whether a file is there; False also for what no file can be called."""
     try:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def check_place(path: Path, what: str) -> None:
+    """Raises UserError, starting with `what`, when no file can be written there."""
+    if not path.parent.is_dir():
+        raise UserError(f"the folder of {what} {str(path)!r} does not exist; make it, or choose another one")
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            path.open("xb").close()
+            path.unlink()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} {str(path)!r} cannot be written ({error}); choose another file") from error
 
 
 def file_digest(file: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.errors import UserError
+from gankd.paths import check_place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,16 +29,7 @@ def check_writable(path: Path) -> None:
         raise UserError(
             f"--out {str(path)!r} has an ending with which no picture can be written; choose one of .png, .jpg, .webp, .tiff"
         ) from error
-    if not path.parent.is_dir():
-        raise UserError(f"the folder of --out {str(path)!r} does not exist; make it, or choose another one")
-    try:
-        if path.exists():
-            path.open("ab").close()
-        else:
-            path.open("xb").close()
-            path.unlink()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {str(path)!r} cannot be written ({error}); choose another file") from error
+    check_place(path, "--out")
 
 
 def sample_grid(images: Tensor, columns: int) -> Any:

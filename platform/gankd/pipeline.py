@@ -13,7 +13,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +21,7 @@ from gankd import __version__
 from gankd.config import MethodConfig, build_config
 from gankd.data import DataSet, prepared
 from gankd.errors import StageFailed, UserError
+from gankd.job import Job
 from gankd.method import Method, Stage, flatten, named
 from gankd.naming import Names, code_of_stages, name_artifacts
 from gankd.prepared_data import obtain
@@ -37,41 +38,6 @@ if TYPE_CHECKING:
     from gankd.context import Context, Report
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a process needs to run stages of a method. Plain data, so that it travels.
-
-    Attributes:
-        method, config: the method's name and its resolved config as a tree.
-        storage: root of the store and of the sweep's records (a folder or a bucket URI).
-        stages: the stages to bring about, in the method's order; empty = all but those that read the test part.
-        sweep, trial: whom the work is for ("" = nobody in particular; shared stages have a sweep and no trial).
-        fingerprint: of the data, when the sender knows it; other data is refused.
-        code: of the method's stages, when the sender knows it (`code_of_stages`); other code is refused.
-        repetition: added to the seed of the stages that a repetition over seeds makes anew.
-        threads: CPU threads to compute with (0 = leave torch's own choice).
-        salt: goes into every key; a salted artifact is shared with nobody who has another salt.
-        reuse_stale: take an artifact that other code has made where the present code has made none.
-    """
-
-    method: str
-    config: dict[str, Any]
-    storage: str
-    stages: tuple[str, ...] = ()
-    sweep: str = ""
-    trial: str = ""
-    fingerprint: str = ""
-    code: str = ""
-    repetition: int = 0
-    threads: int = 0
-    checkpoint_seconds: float = 30.0
-    salt: str = ""
-    reuse_stale: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def run(job: Job, world: World | None = None, report: Report | None = None) -> dict[str, float]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,14 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import dom
 from tests.conftest import GANKD, until
 from tests.end_to_end.conftest import Here, SmokeSweep
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update", "--window-size=1400,2000"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +34,6 @@ def server(smoke: SmokeSweep) -> Iterator[str]:
     with smoke.place.started([*GANKD, "ui", "--port", str(port)]) as process:
         until(answers, seconds=90, alive=process)
         yield address
-
-
-def dom(address: str, profile: Path) -> str:
-    """The page as the browser has built it, after its scripts have run."""
-    if not BROWSER:
-        pytest.skip("no chromium on this machine: the page cannot be looked at")
-    command = [BROWSER, *QUIET, f"--user-data-dir={profile}", "--virtual-time-budget=30000", "--dump-dom", address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.browser import Elements, visit
 from tests.conftest import Done, Workplace
 from tests.end_to_end.conftest import Here, Refused
 
@@ -31,7 +33,7 @@ OF_A_ROW = ("encoder", "linear", "test_linear")
 def swept(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Workplace, Done]:
     """A sweep of one trial and two seeds, and what it said."""
     place = Workplace(tmp_path_factory.mktemp("squeeze_span"), database=empty_store)
-    place.make("squeeze_span", MADE, {})
+    place.make("squeeze_span", MADE, {}, sweep="beforehand")
     done = place.tune(*SWEEP, "--trials", "1", "--scheduler", "fifo", "--seeds", "2", "--name", "first")
     assert done.returncode == 0, done.stdout + done.stderr
     return place, done
@@ -73,12 +75,49 @@ def check_table(place: Workplace, done: Done) -> None:
 def test_a_table_finds_a_row_in_the_store_of_the_sweep(swept: tuple[Workplace, Done], here: Here) -> None:
     place, _ = swept
     (place.folder / "two.yaml").write_text(TABLE)
-    place.make("squeeze_span", OF_A_ROW, {"encoder.recipe": "vicreg_real"})  # the other row
-    check_table(place, here(place, "tune", *SWEEP, "--table", "two.yaml", "--name", "two"))
+    place.make("squeeze_span", OF_A_ROW, {"encoder.recipe": "vicreg_real"}, sweep="beforehand")  # the other row
+    done = here(place, "tune", *SWEEP, "--table", "two.yaml", "--name", "two")
+    check_table(place, done)
+    assert "device-seconds, own + shared: " in done.stdout
     assert not place.events("two", "stage_end")
     again = here(place, "tune", "--resume", "two")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "squeeze and span" in again.stdout
+
+
+def test_the_report_opens_in_a_browser_that_is_offline(swept: tuple[Workplace, Done], here: Here, tmp_path: Path) -> None:
+    """Of the sweep and of the table above, and the methods of their data set side by side."""
+    place, _ = swept
+    done = here(place, "report", "--dataset", "digits", "--out", "report.html")
+    assert done.returncode == 0, done.stderr
+    page = (place.folder / "report.html").read_text()
+    Elements(page).check_whole()
+    assert len(page) < 5_000_000
+    quiet = ("--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files")
+    seen = visit((place.folder / "report.html").as_uri(), tmp_path / "one", *quiet)
+    assert "CONSOLE" not in seen.stderr  # nor a word of the page's own policy, which forbids scripts and requests
+    for text in ("students on digits", "generated images on digits", "Sweep first", "Sweep two", "two learners", "seed by seed"):
+        assert (text in seen.stdout) == (text != "students on digits"), text  # this method has an encoder
+    for text in ("gan/sample_grid", "made by sweep beforehand", "Provenance", "--table", "Learning curves"):
+        assert text in seen.stdout, text
+
+    # With a script of our own, which its policy would forbid: what the browser made of the pictures, and what it fetched.
+    look = "[...document.images].map(i => i.naturalWidth), fetched: performance.getEntriesByType('resource').map(e => e.name)"
+    script = f"<script>addEventListener('load', () => document.title = JSON.stringify({{ widths: {look} }}))</script>"
+    (tmp_path / "copy.html").write_text(
+        page.replace('http-equiv="Content-Security-Policy"', "").replace("</body>", f"{script}</body>")
+    )
+    title = visit((tmp_path / "copy.html").as_uri(), tmp_path / "two").stdout.partition("<title>")[2].partition("</title>")[0]
+    found = json.loads(title)
+    assert found["widths"]
+    assert min(found["widths"]) > 0
+    assert not [address for address in found["fetched"] if not address.startswith("data:")]
+
+
+def test_the_report_of_a_table_is_with_its_run(swept: tuple[Workplace, Done]) -> None:
+    place, _ = swept
+    (page,) = place.folder.rglob("artifacts/report.html")
+    assert "two learners" in page.read_text()
 
 
 @pytest.mark.long  # Ray runs what a table lacks as it runs what is repeated over seeds

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gankd.commands.compare import STUDENT, best_of_each_method, comparable_groups, side_by_side
+from gankd.commands.compare import STUDENT, best_of_each_method, side_by_side, side_by_side_of
+from gankd.sweep.comparable import comparable_groups
 from gankd.tracking.sweeps import FinishedSweep
 
 FACTS = {"metric": "val_accuracy", "data": "d1", "network": {"name": "small_cnn", "width": 3}}
@@ -20,8 +21,7 @@ def sweep(name: str, method: str = "rgal", value: float = 0.0, metric: str = "va
 
 def shown(sweeps: list[FinishedSweep]) -> str:
     console = Console(width=200, file=io.StringIO())
-    for part in side_by_side("students", "student", "val/student", STUDENT, sweeps):
-        console.print(part)
+    console.print(side_by_side("students", "student", "val/student", STUDENT, sweeps))
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -62,3 +62,14 @@ def test_rows_that_do_not_compare_are_marked(facts: dict[str, Any], differs: str
 
 def test_rows_that_compare_are_not_marked() -> None:
     assert comparable_groups([FACTS, dict(FACTS)]) == (["a", "a"], [])
+
+
+def test_a_sweep_that_filled_a_table_does_not_displace_the_search_of_its_method() -> None:
+    table = FinishedSweep("rgal", "newer", "newer", "student/val_accuracy", {"table/control/top-1": 99.0}, {})
+    (grid,) = side_by_side_of("digits", [table, sweep("older", value=90.0)])
+    assert [row[-1] for row in grid.rows] == ["older"]
+    assert side_by_side_of("digits", [table]) == []
+
+
+def test_what_names_say_is_text_and_no_markup() -> None:
+    assert "[red]x[/red]" in shown([sweep("[red]x[/red]")])

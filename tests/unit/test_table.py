@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +12,9 @@ from gankd.config import build_config, read_preset, with_knobs
 from gankd.errors import UserError
 from gankd.method import Method
 from gankd.registry import find_method, method_names
-from gankd.sweep.filling import Filled, _compared, cells, headings, markdown
-from gankd.sweep.jobs import Outcome
+from gankd.sweep.filled import Filled, FilledTable, filled_table
 from gankd.sweep.plan import prepare, request_of
+from gankd.sweep.records import Outcome
 from gankd.sweep.space import space_of_table
 from gankd.sweep.table import Row, TableSpec, load_table, table_names
 
@@ -124,35 +123,90 @@ def spec_of(**changes: Any) -> TableSpec:
     )
 
 
+METRIC = "test_gan/test_fid"
+
+
 def test_differences_are_by_seed_and_positive_where_it_is_better() -> None:
     spec = spec_of(reference=("none",))
     values = ({1: 3.0, 2: 4.0, 3: 5.0}, {1: 2.0, 2: 3.1, 3: 3.9})
-    filled = _compared(spec, [Filled(row, {"error": each}) for row, each in zip(spec.rows, values, strict=True)])
-    assert filled[0].difference is None
-    difference = filled[1].difference
+    filled = filled_table(spec, [{seed: Outcome({METRIC: value}) for seed, value in row.items()} for row in values], {})
+    assert filled.rows[0].difference is None
+    difference = filled.rows[1].difference
     assert difference is not None
     assert (difference.count, round(difference.mean, 6)) == (3, 1.0)  # FID: less is better
-    assert headings(spec) == ["what", "error", "difference, 95 % interval", "", "paper: CIFAR-10"]
-    assert cells(spec, filled[0]) == ["none", "4.00 ± 1.00", "the reference", "", ""]
-    assert cells(spec, filled[1]) == ["more", "3.00 ± 0.95", "+1.00 [+0.75, +1.25]", "better", "1.50"]
+    assert filled.headings() == ["what", "error", "difference, 95 % interval", "", "paper: CIFAR-10"]
+    assert filled.cells(filled.rows[0]) == ["none", "4.00 ± 1.00", "the reference", "", ""]
+    assert filled.cells(filled.rows[1]) == ["more", "3.00 ± 0.95", "+1.00 [+0.75, +1.25]", "better", "1.50"]
 
 
 def test_a_seed_that_failed_is_told_and_left_out() -> None:
-    from gankd.sweep.filling import _filled
-
     spec = spec_of(reference=("none",))
-    outcomes = {1: Outcome({"test_gan/test_fid": 3.0}), 2: Outcome(failure="NaN")}
-    filled = _compared(spec, [_filled(spec, row, outcomes) for row in spec.rows])
-    assert filled[1].values == {"error": {1: 3.0}}
-    assert cells(spec, filled[1])[1:4] == ["3.00", "+0.00", "seed 2: NaN"]
-    nothing = [_filled(spec, row, {1: Outcome(failure="NaN")}) for row in spec.rows]
-    assert cells(spec, _compared(spec, nothing)[1])[1:3] == ["", ""]
+    filled = filled_table(spec, [{1: Outcome({METRIC: 3.0}), 2: Outcome(failure="NaN")}] * 2, {})
+    assert filled.rows[1].values == {"error": {1: 3.0}}
+    assert filled.cells(filled.rows[1])[1:4] == ["3.00", "+0.00", "seed 2: NaN"]
+    nothing = filled_table(spec, [{1: Outcome(failure="NaN")}] * 2, {})
+    assert nothing.cells(nothing.rows[1])[1:3] == ["", ""]
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    basis = {"": {"network": "small"}, "fid": {"extractor": "classifier@1"}}
+    return {"fingerprint": "d1", "basis": basis, "seconds": 2.0, "workers": 1} | changes
+
+
+def measured(*manifests: dict[str, Any]) -> FilledTable:
+    """A table whose rows share a GAN and were measured as these manifests say, with the seeds 1 and 2."""
+    by_key, rows = {"gan-0": manifest(seconds=60.0)}, []
+    for number, of_row in enumerate(manifests):
+        keys = {"gan": "gan-0", "test_gan": f"test_gan-{number}"}
+        by_key[keys["test_gan"]] = of_row
+        rows.append({seed: Outcome({METRIC: 3.0 - number + seed}, keys=keys) for seed in (1, 2)})
+    return filled_table(spec_of(reference=("none",)), rows, by_key)
+
+
+@pytest.mark.parametrize(
+    ("changes", "differs"),
+    [
+        ({"fingerprint": "d2"}, "data"),
+        ({"basis": {"fid": {"extractor": "inception"}}}, "extractor"),
+        ({"basis": {}}, "extractor"),
+    ],
+)
+def test_rows_of_other_data_or_by_another_judge_are_marked_and_not_compared(changes: dict[str, Any], differs: str) -> None:
+    filled = measured(manifest(), manifest(**changes))
+    assert [each.mark for each in filled.rows] == ["a", "b"]
+    assert filled.rows[1].difference is None
+    assert filled.cells(filled.rows[1])[1:5] == ["b", "3.50 ± 0.71", "", "not comparable with the reference"]
+    assert filled.notes[0] == f"Only rows of the same letter compare; they differ in: {differs}."
+
+
+def test_another_network_is_what_a_row_may_be_about() -> None:
+    filled = measured(manifest(), manifest(basis={"": {"network": "large"}, "fid": {"extractor": "classifier@1"}}))
+    assert [each.mark for each in filled.rows] == ["", ""]
+    assert filled.rows[1].difference is not None
+
+
+def test_a_metric_that_a_row_has_not_does_not_keep_it_from_comparing() -> None:
+    rows = (Row(labels=("none",), metrics={"recall": None}), Row(labels=("more",)))
+    spec = spec_of(reference=("none",), rows=rows, metrics={"error": METRIC, "recall": "quality/recall"})
+    keys = {"test_gan": "test_gan-0", "quality": "quality-0"}
+    by_key = {"test_gan-0": manifest(), "quality-0": manifest(basis={"recall": {"images": 500}})}
+    made = Outcome({METRIC: 3.0, "quality/recall": 0.5}, keys=keys)
+    filled = filled_table(spec, [{1: made, 2: made}] * 2, by_key)
+    assert [each.mark for each in filled.rows] == ["", ""]
+    assert [each.values["recall"] for each in filled.rows] == [{}, {1: 0.5, 2: 0.5}]
+    assert filled.rows[1].difference is not None
+
+
+def test_what_rows_share_costs_once() -> None:
+    filled = measured(manifest(), manifest(workers=4))
+    assert [str(each.cost) for each in filled.rows] == ["2.0 + 60", "8.0 + 60"]
+    assert "70 in all, 60 of them in stages that several rows share, counted once; 130 if" in filled.notes[-1]
+    assert filled.headings()[-2:] == ["device-seconds, own + shared", "paper: CIFAR-10"]
 
 
 def test_markdown() -> None:
-    spec = spec_of()
-    sweep: Any = SimpleNamespace(request=SimpleNamespace(seeds=0), config=SimpleNamespace(seed=4), dataset="digits")
-    text = markdown(sweep, spec, [Filled(row, {"error": {4: 2.0}}) for row in spec.rows])
+    filled = filled_table(spec_of(), [{4: Outcome({METRIC: 2.0})}] * 2, {})
+    text = filled.markdown("what helps", "digits; seed 4")
     assert "digits; seed 4." in text
     assert "| more | 2.00 | 1.50 |" in text.splitlines()
 
@@ -161,7 +215,7 @@ def test_a_plot_leaves_rows_without_a_value_out() -> None:
     from gankd.sweep.filling import plotted
 
     spec = spec_of(plot={"x": "error", "y": "error", "log_x": True})
-    filled = [Filled(spec.rows[0], {"error": {0: 2.0}}), Filled(spec.rows[1], {"error": {}})]
-    picture = plotted(spec, filled)
+    filled = FilledTable(spec, (Filled(spec.rows[0], {"error": {0: 2.0}}), Filled(spec.rows[1], {"error": {}})))
+    picture = plotted(filled)
     assert picture.size[0] > 300
-    assert replace(filled[0], values={"error": {0: 2.0, 1: 4.0}}).mean("error") == 3.0
+    assert replace(filled.rows[0], values={"error": {0: 2.0, 1: 4.0}}).mean("error") == 3.0

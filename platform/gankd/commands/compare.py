@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 
 from gankd.config import nearest
 from gankd.data import NAMES
 from gankd.data.config import TITLE
 from gankd.errors import UserError
 from gankd.metrics.directions import direction, is_better
+from gankd.page import Grid
+from gankd.sweep.comparable import comparable_groups
 from gankd.tracking.client import public
 from gankd.tracking.sweeps import FinishedSweep, finished_sweeps, tracked_datasets
 from gankd.tracking.tracker import Tracker
@@ -36,31 +34,51 @@ GENERATOR = {
     "FID": "fid", "KID": "kid", "intra-FID": "intra_fid", "SFID": "sfid", "label score": "label_score", "precision": "precision",
     "recall": "recall",
 }  # fmt: skip
+GAIN = "gain: over the control, each the best of the same trials; positive where the method helps; on test where it has one."
 
 
 def comparison(dataset: str) -> Group:
-    """The methods' students, and what their generators make. Raises UserError when no sweep on this data set has finished."""
+    """The methods' students, and what their generators make. Raises UserError when no search on this data set has finished."""
+    grids = side_by_side_of(dataset, sweeps_on(dataset))
+    if not grids:
+        raise UserError(
+            f"all finished sweeps on data set {dataset!r} fill tables; `gankd report --dataset {dataset}` shows these"
+        )
+    return Group(*grids)
+
+
+def sweeps_on(dataset: str) -> list[FinishedSweep]:
+    """All finished sweeps on a data set, the newest first. Raises UserError when there is none."""
     uri = Tracker.default_uri(Path.cwd())
-    sweeps = best_of_each_method(finished_sweeps(uri, dataset)) if TITLE.fullmatch(dataset) else []
+    sweeps = finished_sweeps(uri, dataset) if TITLE.fullmatch(dataset) else []
     if not sweeps:
         tracked = tracked_datasets(uri)
         near = nearest(dataset, [*tracked, *NAMES]) if dataset not in tracked else ""
         there = f"there are sweeps on {', '.join(tracked)}" if tracked else "there are no sweeps yet"
         raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {public(uri)}{near} ({there})")
-    parts: list[Any] = []
+    return sweeps
+
+
+def side_by_side_of(dataset: str, finished: Sequence[FinishedSweep]) -> list[Grid]:
+    """The tables of the best sweep of each method. None for sweeps that fill tables: these chose nothing."""
+    sweeps, grids = best_of_each_method([sweep for sweep in finished if not fills_a_table(sweep)]), []
     if students := [sweep for sweep in sweeps if "val/student" in sweep.metrics]:
         title = f"students on {dataset}: best sweep of each method, chosen on validation"
-        parts += side_by_side(title, "student", "val/student", STUDENT, students)
+        grids.append(side_by_side(title, "student", "val/student", STUDENT, students))
     columns = generator_columns(sweeps)
     if makers := [sweep for sweep in sweeps if any(name in sweep.metrics for name in columns.values())]:
         if any(sweep not in students for sweep in makers):
             columns["gain"] = "gain"  # a method with a student has its gain beside that
         title = f"generated images on {dataset}, against validation images"
-        parts += side_by_side(title, "generator", next(iter(columns.values())), columns, makers, without_gain=students)
-    parts.append(
-        "gain: over the control, each the best of the same trials; positive where the method helps; on test where it has one."
-    )
-    return Group(*parts)
+        grids.append(side_by_side(title, "generator", next(iter(columns.values())), columns, makers, without_gain=students))
+    if grids:
+        grids[-1] = replace(grids[-1], notes=(*grids[-1].notes, GAIN))
+    return grids
+
+
+def fills_a_table(sweep: FinishedSweep) -> bool:
+    """Whether it chose nothing and has the figures of a table's rows."""
+    return any(name.startswith("table/") for name in sweep.metrics)
 
 
 def best_of_each_method(sweeps: Sequence[FinishedSweep]) -> list[FinishedSweep]:
@@ -85,7 +103,7 @@ def side_by_side(
     columns: Mapping[str, str],
     sweeps: Sequence[FinishedSweep],
     without_gain: Sequence[FinishedSweep] = (),
-) -> list[Any]:
+) -> Grid:
     """A table with a row for each method and a column for each metric that some have, and what keeps rows from comparing.
 
     Rows are sorted by the metric `main` of role `of`, in that metric's direction. Rows of different letters do not compare.
@@ -94,36 +112,16 @@ def side_by_side(
     way = direction(str(sweeps[0].facts.get(of, {}).get("metric", main)))
     sign = 1 if way == "min" else -1
     order = sorted(range(len(sweeps)), key=lambda i: (letters[i], sign * sweeps[i].metrics.get(main, math.inf * sign)))
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("method", no_wrap=True)
-    if notes:
-        table.add_column("")
     shown = {heading: name for heading, name in columns.items() if any(name in sweep.metrics for sweep in sweeps)}
-    for heading in shown:
-        table.add_column(escape(heading), justify="right")
-    table.add_column("sweep", overflow="fold")
+    headings = ("method", *([""] if notes else []), *shown, "sweep")
+    rows = []
     for index in order:
         sweep = sweeps[index]
         values = {n: None if n == "gain" and sweep in without_gain else sweep.metrics.get(n) for n in shown.values()}
         cells = [_number(value, "+" if name == "gain" else "") for name, value in values.items()]
-        table.add_row(escape(sweep.method), *([letters[index]] if notes else []), *cells, escape(sweep.name))
-    return [table, *notes]
-
-
-def comparable_groups(facts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """A letter for each set of facts, the most frequent first, equal ones for equal facts; and, where there are several
-    letters, a sentence on what differs."""
-    texts = [json.dumps(each, sort_keys=True) for each in facts]
-    frequent = {text: chr(ord("a") + place) for place, (text, _) in enumerate(Counter(texts).most_common())}
-    letters = [frequent[text] for text in texts]
-    if len(frequent) < 2:
-        return letters, []
-    differing = sorted(name for name in {name for each in facts for name in each} if len({_text(f, name) for f in facts}) > 1)
-    return letters, [f"Only rows of the same letter compare; they differ in: {', '.join(differing)}."]
-
-
-def _text(facts: Mapping[str, Any], name: str) -> str:
-    return json.dumps(facts.get(name), sort_keys=True)
+        rows.append((sweep.method, *([letters[index]] if notes else []), *cells, sweep.name))
+    words = (0, *([1] if notes else []), len(headings) - 1)
+    return Grid(title, headings, tuple(rows), words, tuple(notes), unbroken=(0,))
 
 
 def generator_columns(sweeps: Iterable[FinishedSweep]) -> dict[str, str]:

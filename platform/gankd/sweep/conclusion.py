@@ -10,11 +10,13 @@ from gankd.method import Stage
 from gankd.pipeline import Job
 from gankd.store import Store
 from gankd.store.events import EventReader
+from gankd.sweep.comparable import facts_of
 from gankd.sweep.gains import TunedGain, choose, difference, tuned_gain
 from gankd.sweep.jobs import Cluster, bring_about
 from gankd.sweep.plan import Sweep, trial_name
 from gankd.sweep.records import TrialRecord
-from gankd.sweep.seeds import Repeated, repeat
+from gankd.sweep.repeated import Repeated
+from gankd.sweep.seeds import repeat
 
 
 @dataclass(frozen=True)
@@ -161,15 +163,6 @@ def notes(best: TrialRecord, store: Store) -> list[str]:
 
 
 def comparable_facts(sweep: Sweep, record: TrialRecord, store: Store, metric: str) -> dict[str, Any]:
-    """All that a trial's `<stage>/<metric>` depends on: two numbers compare only where these facts are equal.
-
-    The metric's name (not the stage's), the data's fingerprint, and what the stage says: the extractor with its weights and
-    numbers of images, or for a network that is measured itself its architecture.
-    """
+    """All that a trial's `<stage>/<metric>` depends on, see `facts_of`."""
     stage, _, name = metric.partition("/")
-    basis = (store.manifest(record.keys[stage]) or {}).get("basis", {})
-    facts: dict[str, Any] = {"metric": name, "data": sweep.fingerprint}
-    for suffix, part in basis.items():
-        if not suffix or name == suffix or name.endswith(f"_{suffix}"):
-            facts |= part
-    return facts
+    return facts_of(name, store.manifest(record.keys[stage]) or {}, sweep.fingerprint)

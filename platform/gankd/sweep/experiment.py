@@ -25,7 +25,8 @@ from gankd.store import Store
 from gankd.store.events import EventReader, EventWriter
 from gankd.sweep.conclusion import Conclusion, draw_conclusion, notes, summary, validation_curves, what_numbers_depend_on
 from gankd.sweep.display import Live
-from gankd.sweep.filling import Filled, fill, manifests, record_table
+from gankd.sweep.filled import FilledTable
+from gankd.sweep.filling import fill, record_table
 from gankd.sweep.plan import Sweep
 from gankd.sweep.progress import cost
 from gankd.sweep.records import TrialRecord
@@ -67,9 +68,9 @@ def run_experiment(sweep: Sweep, address: str | None, console: Console) -> None:
                 else:
                     conclusion = draw_conclusion(sweep, _train(sweep, cluster), cluster)
             if sweep.table is not None:
-                for key, manifest in manifests(sweep, sweep.table).items():
+                for key, manifest in filled.manifests.items():
                     tracker.stage_from_store(key, manifest)
-                record_table(sweep, sweep.table, filled, events, console)
+                record_table(sweep, filled, events, console)
             else:
                 _record_conclusion(sweep, conclusion, tracker, events, console, cluster)
             outcome = "finished"
@@ -167,7 +168,7 @@ def _make_shared(sweep: Sweep, cluster: Cluster) -> None:
         raise UserError(f"the sweep cannot start, its shared stages failed: {error}") from None
 
 
-def _fill(sweep: Sweep, table: TableSpec, cluster: Cluster) -> list[Filled]:
+def _fill(sweep: Sweep, table: TableSpec, cluster: Cluster) -> FilledTable:
     """The rows of a table. Over seeds, what they share is made for each of them, and not for the sweep's own."""
     if not sweep.request.seeds:
         _make_shared(sweep, cluster)

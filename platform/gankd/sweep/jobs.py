@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,33 +16,26 @@ from gankd.store.root import sweep_events
 from gankd.sweep.launch import lost, train_on_ray
 from gankd.sweep.nodes import Nodes
 from gankd.sweep.plan import Sweep
+from gankd.sweep.records import Outcome
 from gankd.sweep.request import Resources
 
 # Brings Ray up at the first call; what its nodes have.
 Cluster = Callable[[], Nodes]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The metrics of a job's stages, or why there are none."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    failure: str = ""
-
-
 def bring_about(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster, *, tracked: bool = False) -> list[list[Outcome]]:
     """Run chains of jobs, as many at once as fit, the jobs of a chain one after the other, so that they find in the store
     what they have in common. What the store has already is only read; Ray starts when something is missing.
 
-    tracked: each job has a run in the tracker, beside those of the trials.
+    tracked: each job has a run in the tracker, beside those of the trials, and its outcome says its keys.
     """
     known = [[known_metrics(job) for job in chain] for chain in chains]
     missing = [index for index, chain in enumerate(known) if None in chain]
     outcomes = {index: [Outcome(metrics or {}) for metrics in chain] for index, chain in enumerate(known)}
     if tracked:
         for index in outcomes.keys() - set(missing):
-            for job, outcome in zip(chains[index], outcomes[index], strict=True):
-                _told(job, partial(_the, outcome))
+            pairs = zip(chains[index], outcomes[index], strict=True)
+            outcomes[index] = [_told(job, partial(_the, outcome)) for job, outcome in pairs]
     if missing:
         cluster()
         outcomes |= dict(zip(missing, _on_ray(sweep, [chains[index] for index in missing], tracked), strict=True))
@@ -99,7 +92,7 @@ def _told(job: Job, work: Callable[[Job], Outcome]) -> Outcome:
         outcome = work(job)
         status = "failed" if outcome.failure else "finished"
         events.emit("trial_end", trial=job.trial, status=status, metrics=outcome.metrics, reason=outcome.failure)
-    return outcome
+    return replace(outcome, keys=keys)
 
 
 def _the(outcome: Outcome, _: Job) -> Outcome:

@@ -54,6 +54,15 @@ RECORD = TypeAdapter(TrialRecord)
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """The metrics of a job's stages, or why there are none; the artifacts that it was to bring about and those they need."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SweepRecords:
     """The records of the sweep `name` under a storage root."""
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
 from gankd.method import Method
-from gankd.metrics.paired import Paired
+from gankd.page import Grid
 from gankd.sweep.conclusion import Conclusion, main_values, test_gain
+from gankd.sweep.filled import seed_note
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
-from gankd.sweep.seeds import Repeated, seed_note
+from gankd.sweep.repeated import Repeated, seeds_grid
 
 
 def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | None) -> Table:
@@ -128,38 +128,10 @@ def gain_table(sweep: Sweep, conclusion: Conclusion) -> Table | None:
     return table
 
 
-def seeds_table(sweep: Sweep, repeated: list[Repeated]) -> Table:
+def seeds_table(sweep: Sweep, repeated: list[Repeated]) -> Grid:
     """Mean and standard deviation over seeds, and the paired difference with its 95 % interval."""
-    gain = sweep.method.gain
-    names = (gain.stage, gain.control) if gain else ("method", "control")
-    table = Table(title=f"over seeds: {seed_note(sweep)}", title_justify="left")
-    for heading in ("knobs", "metric", "seeds", *names, "paired difference, 95 % interval", ""):
-        table.add_column(heading, justify="left" if heading in ("knobs", "metric", "") else "right")
-    for row in repeated:
-        if row.paired is None:
-            table.add_row(row.what, row.metric, "0", "", "", "", "; ".join(row.failures))
-            continue
-        p = row.paired
-        cells = [mean_and_deviation(row.method), mean_and_deviation(row.control), interval(p)]
-        table.add_row(row.what, row.metric, str(p.count), *cells, "; ".join([verdict(p), *row.failures]))
-    return table
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Over seeds; empty for none."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else ""
-    return f"{fmean(values):.2f} ± {stdev(values):.2f}"
-
-
-def interval(p: Paired) -> str:
-    """The mean difference and, of two seeds or more, its 95 % interval."""
-    return f"{p.mean:+.2f} [{p.low:+.2f}, {p.high:+.2f}]" if p.count > 1 else f"{p.mean:+.2f}"
-
-
-def verdict(p: Paired) -> str:
-    """Whether a difference, positive where it is better, is more than luck."""
-    return ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"
+    seeds = range(sweep.config.seed + 1, sweep.config.seed + sweep.request.seeds + 1)
+    return seeds_grid(sweep.method.gain, repeated, seed_note(sweep.method, seeds))
 
 
 def _number(value: float | None, sign: str = "") -> str:
