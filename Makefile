@@ -21,9 +21,13 @@ install: .venv/installed
 tune: install
 	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
 
-# Five kinds of teachers for one student, over five seeds: half an hour on two cores.
+# Five kinds of teachers for one student, over five seeds, and the report: half an hour on two cores.
 compare: install
-	$(BIN)/python tune.py --method five_teachers --table teachers --seeds 5 $(ARGS)
+	test -e runs/sweeps/five_teachers || \
+		$(BIN)/python tune.py --method five_teachers --table teachers --seeds 5 --name five_teachers $(ARGS)
+	$(BIN)/python tune.py --resume five_teachers
+	$(BIN)/gankd compare --dataset digits
+	$(BIN)/gankd report five_teachers --out report.html
 
 # Two processes take whole files in order, the end-to-end tests first: a long one begun last would leave a core idle.
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
