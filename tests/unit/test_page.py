@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ HOSTILE = "<script>alert(1)</script>\"'&{{ 7 * 7 }}"
 
 def everything(text: str) -> Section:
     """A section with an element of every kind, in which every text is this one."""
-    values = Values(text, (1.0, 2.0), (0.5, -0.25), (0.125, -0.5, 0.75), said=text)
+    values = Values(text, (1.0, 2.0), (0.5, -0.25), (0.125, -0.5, 0.75))
     node = Node(text, text, shared=True, below=(Node(text, text),))
     return Section(
         text,
@@ -73,7 +72,11 @@ def test_axes_hold_what_is_finite_and_have_round_ticks(values: list[float], text
     assert all(10 <= found.at(value) <= 110 for value in values if math.isfinite(value))
 
 
-def dots(**changes: Any) -> Dots:
+def test_steps_are_whole() -> None:
+    assert [text for _, text in axis([1, 2], 0, 100, whole=True).ticks] == ["1", "2"]
+
+
+def dots() -> Dots:
     rows = (Values("control", (1.0, 2.0, 3.0)), Values("method", (2.0, 3.5, 4.0), (1.0, 1.5, 1.0), (1.17, 0.45, 1.88)))
     return Dots("top-1", "top-1", rows, "difference")
 

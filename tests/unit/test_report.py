@@ -20,7 +20,7 @@ from gankd.store import Store
 from gankd.store.events import EventWriter
 from gankd.sweep.evidence import PictureBudget, readable
 from gankd.sweep.records import SweepRecords, TrialRecord
-from gankd.sweep.report import command_line, sweep_report, sweep_section
+from gankd.sweep.report import Reported, command_line, sweep_report
 from gankd.sweep.request import SweepRequest
 from gankd.tracking.sweeps import FinishedSweep
 from tests.browser import Elements
@@ -105,7 +105,7 @@ def recorded(tmp_path: Path) -> Recorded:
 
 
 def section(recorded: Recorded, name: str) -> Section:
-    return sweep_section(recorded.storage, name, PictureBudget())
+    return Reported(recorded.storage, name).section(PictureBudget())
 
 
 def of_kind(section: Section, kind: type) -> list[Any]:
@@ -183,6 +183,9 @@ def test_a_table_that_was_edited_since_is_refused(recorded: Recorded) -> None:
     records.save_request(records.request() | {"made_from": {"space mine.yaml": "0" * 20}})
     with pytest.raises(UserError, match="not what the sweep 'mine' was filled by"):
         section(recorded, "mine")
+    (recorded.folder / "mine.yaml").unlink()
+    with pytest.raises(UserError, match="unknown table"):
+        section(recorded, "mine")
 
 
 def test_a_search_with_its_trials_and_seeds(recorded: Recorded) -> None:
@@ -201,7 +204,7 @@ def test_a_search_with_its_trials_and_seeds(recorded: Recorded) -> None:
             trial, metrics = f"seed{seed}-tuned-{stage}", {f"test_{stage}/test_accuracy": value}
             events.emit("trial_start", trial=trial, params={}, keys={stage: f"{stage}-{seed}"})
             events.emit("trial_end", trial=trial, status="finished", metrics=metrics, reason="")
-    events.emit("metrics", step=0, values={"val/student": 83.5, "gain": 1.5, "seeds/tuned/mean": 2.5})
+    events.emit("metrics", step=0, values={"val/student": 83.5, "gain": 1.5, "seeds/tuned/mean": 2.5, "student/lr": 0.1})
     events.close()
     found = section(recorded, "search")
     trials, figures, seeds = of_kind(found, Grid)
@@ -236,7 +239,7 @@ def test_pictures_that_are_none_are_left_out() -> None:
 
 def test_pictures_end_where_a_page_would_grow_too_large(recorded: Recorded) -> None:
     recorded.table("mine")
-    found = sweep_section(recorded.storage, "mine", PictureBudget(len(picture())))
+    found = Reported(recorded.storage, "mine").section(PictureBudget(len(picture())))
     shown = of_kind(found, Pictures)
     assert [len(each.pictures) for each in shown] == [1, 0, 0, 0, 0]
     assert shown[1].note.startswith("2 more are with the runs of")

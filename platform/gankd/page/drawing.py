@@ -15,12 +15,13 @@ NAME_CHARS = 34
 
 @dataclass(frozen=True)
 class Axis:
-    """From values to pixels: `low` lies at `start`, `high` at `end`."""
+    """From values to pixels: `low` lies at `start`, `high` at `end`. `whole`: of values that are counts."""
 
     low: float
     high: float
     start: float
     end: float
+    whole: bool = False
 
     def at(self, value: float) -> float:
         """The place of a value, to a tenth of a pixel."""
@@ -28,23 +29,24 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and texts of round values, three to seven."""
+        """Places and texts of round values, two to seven."""
         rough = (self.high - self.low) / 4
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+        step = max(step, 1.0) if self.whole else step
         digits = max(0, -math.floor(math.log10(step)))
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [(self.at(n * step), f"{n * step:,.{digits}f}") for n in range(first, last + 1)]
 
 
-def axis(values: Iterable[float], start: float, end: float, *, margin: float = 0.06) -> Axis:
+def axis(values: Iterable[float], start: float, end: float, *, margin: float = 0.06, whole: bool = False) -> Axis:
     """An axis that holds the finite values, with a margin (a share of its length) at either end."""
     there = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(there), max(there)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         low, high = low - (abs(low) * 0.01 or 0.5), high + (abs(high) * 0.01 or 0.5)
     more = (high - low) * margin
-    return Axis(low - more, high + more, start, end)
+    return Axis(low - more, high + more, start, end, whole)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ class DotRow:
     differences: list[float]
     interval: tuple[float, float, float] | None
     better: str
-    said: str
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,6 @@ def _dot_row(row: Values, y: float, left: Axis, right: Axis | None) -> DotRow:
         differences=[right.at(value) for value in row.differences] if right else [],
         interval=(right.at(interval[0]), right.at(interval[1]), right.at(interval[2])) if right and interval else None,
         better=better,
-        said=row.said,
     )
 
 
@@ -139,7 +139,7 @@ def draw_curves(curves: Curves) -> DrawnCurves:
     """All lines, each with its points where these are few."""
     sizes = DrawnCurves
     points = [point for line in curves.lines for point in line.points]
-    x = axis((step for step, _ in points), sizes.LEFT, sizes.WIDTH - sizes.RIGHT, margin=0.02)
+    x = axis((step for step, _ in points), sizes.LEFT, sizes.WIDTH - sizes.RIGHT, margin=0.02, whole=True)
     y = axis((value for _, value in points), sizes.HEIGHT - sizes.BOTTOM, sizes.TOP)
     there = [line.name for line in curves.lines]
     legend = _legend([*curves.names, *there], there)

@@ -45,14 +45,12 @@ class Values:
 
     Attributes:
         interval: mean difference, and the ends of its interval; None where there is none.
-        said: what is written in the place of differences.
     """
 
     name: str
     values: tuple[float, ...]
     differences: tuple[float, ...] = ()
     interval: tuple[float, float, float] | None = None
-    said: str = ""
 
 
 @dataclass(frozen=True)

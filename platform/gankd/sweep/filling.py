@@ -73,7 +73,7 @@ def record_table(sweep: Sweep, filled: FilledTable, events: EventWriter, console
         events.emit("image", name="table", step=0, png=as_png(picture))
         console.print(f"wrote {out}", markup=False)
     events.flush()
-    events.emit("text", name="report.html", text=sweep_report(sweep.storage, sweep.name))
+    events.emit("text", name="report.html", text=sweep_report(sweep.storage, sweep.name, spec))
     events.flush()
     if not values:
         failures = (failure for each in filled.rows for failure in each.failures)

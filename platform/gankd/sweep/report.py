@@ -31,28 +31,24 @@ from gankd.sweep.traces import Traces, traces_of
 DIFFERENCE = "difference to the reference, 95 % interval"
 
 
-def sweep_report(storage: str, name: str) -> str:
-    """The report of one sweep as HTML. Raises UserError when there is no such sweep."""
-    return as_html(f"{name}: report", [sweep_section(storage, name, PictureBudget())], FOOT)
-
-
 FOOT = "Made by gankd report. This file needs no network and runs no script."
+# Of a search's own figures, those of what it has chosen.
+MEASURED = ("fid", "kid", "precision", "recall", "coverage")
+FIGURES = ("val/", "test/", "gain", *(f"generator/{name}_" for name in MEASURED))
 
 
-def sweep_section(storage: str, name: str, budget: PictureBudget) -> Section:
-    """A sweep: its table or trials, values over seeds, cost, curves, pictures, lineage and provenance.
-
-    Raises UserError when there is no such sweep, or when its table is not what it was filled by.
-    """
-    return Reported(storage, name).section(budget)
+def sweep_report(storage: str, name: str, filled_by: TableSpec | None = None) -> str:
+    """The report of one sweep as HTML. Raises UserError when there is no such sweep."""
+    return as_html(f"{name}: report", [Reported(storage, name, filled_by).section(PictureBudget())], FOOT)
 
 
 @dataclass(frozen=True)
 class Reported:
-    """What is known of a sweep."""
+    """What is known of a sweep. `filled_by`: its table, by one who has it: the file may have been edited since."""
 
     storage: str
     name: str
+    filled_by: TableSpec | None = None
 
     @cached_property
     def records(self) -> SweepRecords:
@@ -77,8 +73,9 @@ class Reported:
 
     @cached_property
     def table(self) -> TableSpec | None:
-        if self.request.table is None:
-            return None
+        """What it was filled by; None for a search. Raises UserError when that was edited since."""
+        if self.filled_by is not None or self.request.table is None:
+            return self.filled_by
         spec = load_table(self.method, self.request.table)
         made_from = self.request.made_from
         if made_from and digest(spec.model_dump(mode="json")) not in made_from.values():
@@ -89,7 +86,10 @@ class Reported:
         return spec
 
     def section(self, budget: PictureBudget) -> Section:
-        """All of it."""
+        """Its table or trials, values over seeds, cost, curves, pictures, lineage and provenance.
+
+        Raises UserError when there is no such sweep, or when its table is not what it was filled by.
+        """
         if self.table is not None:
             uses, elements, warnings, called = self._of_table(self.table)
         else:
@@ -134,7 +134,7 @@ class Reported:
         uses = [Use(trial, {**used.get(trial, {}), **outcome.keys}) for trial, outcome in self.traces.outcomes.items()]
         uses = [use for use in uses if use.keys]
         elements: list[Element] = [self._trials(records)] if records else []
-        if figures := {name: value for name, value in self.traces.figures.items() if not name.startswith("seeds/")}:
+        if figures := {name: value for name, value in self.traces.figures.items() if name.startswith(FIGURES)}:
             rows = tuple((name, f"{value:,.4g}") for name, value in figures.items())
             elements.append(Grid("the chosen trial and its gain over the control", ("figure", "value"), rows))
         if repeated:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from gankd.errors import UserError
 from gankd.store.events import Event, EventReader
 from gankd.store.root import open_root, sweep_events
 from gankd.sweep.records import Outcome
@@ -73,5 +75,6 @@ def traces_of(storage: str, sweep: str) -> Traces:
         if not missing:
             break
         if other != sweep:
-            traces.follow(EventReader(sweep_events(storage, other)).all(), other, missing)
+            with suppress(OSError, UserError):  # another user's
+                traces.follow(EventReader(sweep_events(storage, other)).all(), other, missing)
     return traces
