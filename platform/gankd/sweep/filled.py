@@ -57,6 +57,10 @@ class Filled:
         values = self.values[heading].values()
         return fmean(values) if values else math.nan
 
+    def judged(self, heading: str) -> dict[str, Any]:
+        """What the numbers under one heading depend on."""
+        return {fact: of[heading] for fact, of in self.facts.items() if heading in of}
+
     def all_keys(self) -> set[str]:
         """Over all seeds."""
         return {key for keys in self.keys.values() for key in keys.values()}
@@ -102,13 +106,14 @@ class FilledTable:
             return ["the reference", ""]
         p = each.difference
         said = [verdict(p)] if p is not None and p.count > 1 else []
-        if each.mark and self._reference_mark and each.mark != self._reference_mark:
+        first, reference = next(iter(self.spec.metrics)), self._reference
+        if each.values[first] and reference.values[first] and each.judged(first) != reference.judged(first):
             said = ["not comparable with the reference"]
         return ["" if p is None else interval(p), "; ".join([*said, *each.failures])]
 
     @property
-    def _reference_mark(self) -> str:
-        return next((each.mark for each in self.rows if each.row.labels == self.spec.reference), "")
+    def _reference(self) -> Filled:
+        return next(each for each in self.rows if each.row.labels == self.spec.reference)
 
     def stage_notes(self) -> list[str]:
         """What the stages of the rows say of their artifacts, each sentence once: who taught, what had been seen."""
@@ -131,7 +136,8 @@ class FilledTable:
 def filled_table(spec: TableSpec, outcomes: Sequence[Mapping[int, Outcome]], manifests: Manifests) -> FilledTable:
     """The table from what came of each row's seeds, row by row, and from the manifests of what they were made with.
 
-    Rows that were measured by another judge than others, or on other data, are marked, and not compared with the reference.
+    Rows that were measured by another judge than others, or on other data, are marked. One whose first metric was is not
+    compared with the reference.
     """
     rows = [_filled(spec, row, of_seeds, manifests) for row, of_seeds in zip(spec.rows, outcomes, strict=True)]
     measured = [each for each in rows if any(each.values.values())]
@@ -212,7 +218,7 @@ def _with_differences(spec: TableSpec, rows: list[Filled]) -> list[Filled]:
     def compared(each: Filled) -> Filled:
         ours = each.values[heading]
         by_seed = {seed: sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs}
-        if not by_seed or each is reference or each.mark != reference.mark:
+        if not by_seed or each is reference or each.judged(heading) != reference.judged(heading):
             return each
         return replace(each, difference=paired(list(by_seed.values())), differences=by_seed)
 
