@@ -7,7 +7,7 @@ BIN := .venv/bin
 # A sweep and the tests start many processes: bytecode is made once, not in each (torch, Ray and MLflow: 13 seconds, else 5).
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install tune test test-unit test-long lint format lock clean
+.PHONY: install tune compare test test-unit test-long lint format lock clean
 
 install: .venv/installed
 
@@ -21,6 +21,14 @@ install: .venv/installed
 tune: install
 	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
 
+# Five kinds of teachers for one student, over five seeds, and the report: half an hour on two cores.
+compare: install
+	test -e runs/sweeps/five_teachers || \
+		$(BIN)/python tune.py --method five_teachers --table teachers --seeds 5 --name five_teachers $(ARGS)
+	$(BIN)/python tune.py --resume five_teachers
+	$(BIN)/gankd compare --dataset digits
+	$(BIN)/gankd report five_teachers --out report.html
+
 # Two processes take whole files in order, the end-to-end tests first: a long one begun last would leave a core idle.
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
@@ -31,7 +39,7 @@ test-unit: install
 test: install
 	$(PYTEST)
 
-# Those marked `long`, which `test` leaves out: more processes for a kind that it covers.
+# Those marked `long`, which `test` leaves out: more real sweeps and kills, of kinds that it has one of.
 test-long: install
 	$(PYTEST) -m long
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
 
 from gankd.sweep.plan import prepare, request_of
 from gankd.sweep.points import draw_points
-from gankd.sweep.trials import Listed
+from gankd.sweep.searcher import Listed
 
 ALLOWED_S = 2.0
 

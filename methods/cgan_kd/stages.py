@@ -123,12 +123,16 @@ def train_student(
     baseline: Artifact, samples: Artifact, teacher: Artifact | None = None, assistant: Artifact | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """M3: the student on real and processed fake images. Makes a saved network."""
-    labels = torch.tensor(samples.array("labels.npy"))
+    return fit_student(ctx, cfg, data, models.load(baseline.path), chosen_fakes(ctx, cfg, data, samples), teacher or assistant)
+
+
+def chosen_fakes(ctx: Context, cfg: StudentConfig, data: DataSet, made: Artifact) -> Split:
+    """`cfg.fakes` of the images that a stage has made, evenly over the classes; 0 = all."""
+    labels = torch.tensor(made.array("labels.npy"))
     chosen = np.arange(len(labels))
     if cfg.fakes:
         chosen = select_per_class(labels, cfg.fakes, data.classes or 0, ctx.rng(0, "fakes", device="cpu")).numpy()
-    fakes = Split(np.asarray(samples.array("images.npy")[chosen]), np.asarray(labels[chosen]))
-    return fit_student(ctx, cfg, data, baseline, fakes, teacher or assistant)
+    return Split(np.asarray(made.array("images.npy")[chosen]), np.asarray(labels[chosen]))
 
 
 def train_control(
@@ -136,4 +140,4 @@ def train_control(
     baseline: Artifact, teacher: Artifact | None = None, assistant: Artifact | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """The control: the same student, the same start, the same steps, real images only."""
-    return fit_student(ctx, cfg, data, baseline, None, teacher or assistant)
+    return fit_student(ctx, cfg, data, models.load(baseline.path), None, teacher or assistant)

@@ -108,10 +108,9 @@ class Mixture:
 
 
 def fit_student(
-    ctx: Context, cfg: TransferConfig, data: DataSet, baseline: Artifact, fakes: Split | None, teacher: Artifact | None = None
+    ctx: Context, cfg: TransferConfig, data: DataSet, network: Any, fakes: Split | None, teacher: Artifact | None = None
 ) -> dict[str, float]:
-    """Train the student on real images and, if there are any, fakes; `teacher`: who teaches it. Makes a saved network."""
-    network = models.load(baseline.path)
+    """Train `network` on real images and, if there are any, fakes; `teacher`: who teaches it. Makes a saved network."""
     if cfg.start == "scratch":
         network = models.build(**network.recipe)
     ctx.share(cfg.batch)

@@ -148,7 +148,7 @@ def train_student(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Art
     labels = samples.array("labels.npy")
     chosen = chosen_fakes(len(labels), cfg.fakes, ctx.rng(0, "fakes", device="cpu"))
     fakes = Split(np.asarray(samples.array("images.npy")[chosen]), np.asarray(labels[chosen]))
-    return fit_student(ctx, cfg, data, baseline, fakes)
+    return fit_student(ctx, cfg, data, models.load(baseline.path), fakes)
 
 
 def chosen_fakes(count: int, wanted: int, rng: torch.Generator) -> NDArray[np.int64]:
@@ -159,4 +159,4 @@ def chosen_fakes(count: int, wanted: int, rng: torch.Generator) -> NDArray[np.in
 
 def train_control(ctx: Context, cfg: StudentConfig, data: DataSet, baseline: Artifact) -> dict[str, float]:
     """The control: the same student, the same start, the same steps, real images only."""
-    return fit_student(ctx, cfg, data, baseline, None)
+    return fit_student(ctx, cfg, data, models.load(baseline.path), None)

@@ -14,6 +14,7 @@ SWEEP = ("--method", "cgan_kd_regression", "--preset", "smoke")
 SHARED = ("teacher", "baseline", "feature_classifier", "label_embedding", "ccgan", "extractor", "control")
 
 
+@pytest.mark.long
 def test_a_sweep(workplace: Workplace) -> None:
     workplace.make("cgan_kd_regression", SHARED, {})
     (workplace.folder / "space.py").write_text("from ray import tune\nSPACE = {'samples.filter_quantile': tune.choice([0.4])}")

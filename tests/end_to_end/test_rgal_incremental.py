@@ -18,6 +18,7 @@ SPACE = {"student.striplet": tune.grid_search([0.1, 1.0])}
 """
 
 
+@pytest.mark.long
 def test_a_sweep(workplace: Workplace) -> None:
     (workplace.folder / "space.py").write_text(SPACE)
     workplace.make("rgal_incremental", ("first", "finetuning", "joint", "host"), {})

@@ -21,6 +21,7 @@ SPACE = {"synthesis.triplet": tune.grid_search([0.1, 1.0]), "student.striplet": 
 """
 
 
+@pytest.mark.long
 def test_a_sweep_registers_a_quantized_network(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     (workplace.folder / "space.py").write_text(SPACE)
     workplace.make("rgal_quantization", ("teacher", "ptq_noise", "ptq_real", "gdfq"), {})

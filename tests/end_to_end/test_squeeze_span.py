@@ -83,6 +83,10 @@ def test_a_table_finds_a_row_in_the_store_of_the_sweep(swept: tuple[Workplace, D
     again = here(place, "tune", "--resume", "two")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "squeeze and span" in again.stdout
+    compared = here(place, "compare", "--dataset", "digits")
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.count("two learners") == 1  # of the table filled twice, the newest
+    assert "generated images on digits" in compared.stdout
 
 
 def test_the_report_opens_in_a_browser_that_is_offline(swept: tuple[Workplace, Done], here: Here, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_while_the_shared_stages_train(tmp_path: Path, plugin: Path, empty_store
     check_stop(place, LONG, "biggan: started", signal.SIGINT, group=False, twice=True)
 
 
+@pytest.mark.long
 def test_while_the_trials_train(tmp_path: Path, plugin: Path, empty_store: Path) -> None:
     place = Workplace(tmp_path, plugin, database=empty_store)
     place.make("tiny_gan", [stage.name for stage in find_method("tiny_gan").shared(["student.lr"])], {}, preset="digits")

@@ -11,7 +11,6 @@ from gankd.pipeline import Job, Pipeline
 from gankd.store import Store
 from gankd.sweep import beside
 from gankd.sweep.plan import Sweep, prepare, request_of
-from gankd.sweep.request import Resources
 
 
 def sweep_of(folder: Path, **flags: object) -> Sweep:
@@ -48,16 +47,6 @@ def test_nothing_is_made_when_only_what_the_controls_wait_for_is_missing(tmp_pat
     assert beside.controls_to_make(sweep) == []
     monkeypatch.setattr(Store, "has", lambda self, key: not key.startswith("biggan"))
     assert len(beside.controls_to_make(sweep)) == 3
-
-
-def test_room_is_what_the_shared_stages_leave() -> None:
-    one = Resources()
-    assert beside.room({"CPU": 2}, one, one) == 1
-    assert beside.room({"CPU": 1}, one, one) == 0
-    assert beside.room({"CPU": 8}, Resources(2, 2), Resources(1, 1)) == 4
-    gpu = Resources(1, 1, 1)
-    assert beside.room({"CPU": 8, "GPU": 1}, gpu, gpu) == 0
-    assert beside.room({"CPU": 8, "GPU": 3}, gpu, gpu) == 2
 
 
 def test_it_ends_with_the_shared_stages_and_leaves_failures_to_the_trials(

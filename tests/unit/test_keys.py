@@ -76,7 +76,8 @@ def test_the_shared_stages_are_what_no_searched_knob_touches() -> None:
 
 
 OURS = [
-    "cgan_kd", "cgan_kd_regression", "cgan_transfer", "kd_dlgan", "rgal", "rgal_incremental", "rgal_quantization", "squeeze_span",
+    "cgan_kd", "cgan_kd_regression", "cgan_transfer", "five_teachers", "kd_dlgan", "rgal", "rgal_incremental",
+    "rgal_quantization", "squeeze_span",
 ]  # fmt: skip
 TABLES = Path(__file__).parents[1] / "fixtures" / "knobs"
 

@@ -102,7 +102,7 @@ def test_tune_is_handed_the_points_in_their_order(tmp_path: Path) -> None:
     from ray.tune.experiment import Experiment
     from ray.tune.search.search_generator import SearchGenerator
 
-    from gankd.sweep.trials import Listed
+    from gankd.sweep.searcher import Listed
 
     points = [{"student.lr": value} for value in (0.1, 0.2, 0.3)]
     search = SearchGenerator(Listed(points))

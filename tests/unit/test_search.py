@@ -13,7 +13,8 @@ from ray.train import WorkerGroupError
 from gankd.sweep.launch import Lost, lost
 from gankd.sweep.plan import Sweep, prepare, request_of, trial_name
 from gankd.sweep.records import TrialRecord
-from gankd.sweep.trials import _in_the_store, _search
+from gankd.sweep.searcher import searcher
+from gankd.sweep.trials import _in_the_store
 
 
 def sweep_of(folder: Path, lr: float) -> Sweep:
@@ -29,21 +30,21 @@ def finish(search: Any, trial: str, value: float) -> None:
 
 def test_a_preset_outside_the_space_is_tried_first_and_not_told_to_optuna(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, 0.05)
-    search = _search(sweep, [], {}, 4)
+    search = searcher(sweep, [], {})
     assert search.suggest("first") == {"student.lr": 0.05}
     drawn = [search.suggest(trial)["student.lr"] for trial in ("second", "third")]
     assert all(0.1 <= lr <= 0.2 for lr in drawn)
     for trial, value in (("first", 99), ("second", 1), ("third", 2)):
         finish(search, trial, value)
-    study = search.searcher.then._ot_study
+    study = search.then._ot_study
     assert sorted(trial.value for trial in study.trials) == [1, 2]
 
 
 def test_a_preset_within_the_space_is_optunas_first_point(tmp_path: Path) -> None:
-    search = _search(sweep_of(tmp_path, 0.15), [], {}, 4)
+    search = searcher(sweep_of(tmp_path, 0.15), [], {})
     assert search.suggest("first") == {"student.lr": 0.15}
     finish(search, "first", 99)
-    assert [trial.value for trial in search.searcher.then._ot_study.trials] == [99]
+    assert [trial.value for trial in search.then._ot_study.trials] == [99]
 
 
 def test_a_resumed_search_is_told_what_its_space_holds(tmp_path: Path) -> None:
@@ -52,8 +53,8 @@ def test_a_resumed_search_is_told_what_its_space_holds(tmp_path: Path) -> None:
     for lr, value in ((0.05, 99.0), (0.12, 3.0)):
         knobs = {"student.lr": lr}
         ended[trial_name(knobs)] = TrialRecord(trial_name(knobs), knobs, "finished", {"student/val_accuracy": value})
-    search = _search(sweep, [], ended, 4)
-    assert [trial.value for trial in search.searcher.then._ot_study.trials] == [3.0]
+    search = searcher(sweep, [], ended)
+    assert [trial.value for trial in search.then._ot_study.trials] == [3.0]
     assert 0.1 <= search.suggest("next")["student.lr"] <= 0.2
 
 
@@ -80,6 +81,6 @@ def test_knobs_that_do_not_go_together_fail_their_trial_and_not_the_sweep(tmp_pa
 def test_what_the_store_does_not_bear_out_is_tried_again(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, 0.15)
     sweep.records.save_trial(TrialRecord("stale", {"student.lr": 0.13}, "finished", {"student/val_accuracy": 5.0}))
-    search = _search(sweep, [], {}, 4)
+    search = searcher(sweep, [], {})
     assert search.suggest("first") == {"student.lr": 0.13}
     assert search.suggest("second") == {"student.lr": 0.15}

@@ -33,7 +33,7 @@ def check(folder: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cgan_kd", "cgan_kd_regression", "cgan_transfer", "rgal", "rgal_incremental", "rgal_quantization"]
+    "name", ["cgan_kd", "cgan_kd_regression", "cgan_transfer", "five_teachers", "rgal", "rgal_incremental", "rgal_quantization"]
 )
 def test_every_shipped_preset_lies_in_its_methods_own_space(name: str) -> None:
     method = find_method(name)

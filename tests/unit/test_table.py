@@ -185,6 +185,31 @@ def test_another_network_is_what_a_row_may_be_about() -> None:
     assert filled.rows[1].difference is not None
 
 
+def test_a_metric_that_a_row_has_not_does_not_keep_it_from_comparing() -> None:
+    rows = (Row(labels=("none",), metrics={"recall": None}), Row(labels=("more",)))
+    spec = spec_of(reference=("none",), rows=rows, metrics={"error": METRIC, "recall": "quality/recall"})
+    keys = {"test_gan": "test_gan-0", "quality": "quality-0"}
+    by_key = {"test_gan-0": manifest(), "quality-0": manifest(basis={"recall": {"images": 500}})}
+    made = Outcome({METRIC: 3.0, "quality/recall": 0.5}, keys=keys)
+    filled = filled_table(spec, [{1: made, 2: made}] * 2, by_key)
+    assert [each.mark for each in filled.rows] == ["", ""]
+    assert [each.values["recall"] for each in filled.rows] == [{}, {1: 0.5, 2: 0.5}]
+    assert filled.rows[1].difference is not None
+
+
+def test_a_row_compares_where_its_first_metric_does() -> None:
+    """FIDs of different numbers of images do not compare, and are marked; the accuracies beside them do."""
+    spec = spec_of(reference=("none",), metrics={"top-1": "test_student/test_accuracy", "FID": "quality/fid"})
+    outcomes, by_key = [], {"test_student-0": manifest(basis={})}
+    for images in (2000, 3000):
+        by_key[f"quality-{images}"] = manifest(basis={"fid": {"images": images}})
+        keys = {"test_student": "test_student-0", "quality": f"quality-{images}"}
+        outcomes.append({1: Outcome({"test_student/test_accuracy": 90.0, "quality/fid": 1.0}, keys=keys)})
+    filled = filled_table(spec, outcomes, by_key)
+    assert [each.mark for each in filled.rows] == ["a", "b"]
+    assert filled.cells(filled.rows[1])[1:6] == ["b", "90.00", "1.00", "+0.00", ""]
+
+
 def test_what_rows_share_costs_once() -> None:
     filled = measured(manifest(), manifest(workers=4))
     assert [str(each.cost) for each in filled.rows] == ["2.0 + 60", "8.0 + 60"]

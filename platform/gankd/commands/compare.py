@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Group
+from rich.markdown import Markdown
 
 from gankd.config import nearest
 from gankd.data import NAMES
@@ -17,7 +18,7 @@ from gankd.metrics.directions import direction, is_better
 from gankd.page import Grid
 from gankd.sweep.comparable import comparable_groups
 from gankd.tracking.client import public
-from gankd.tracking.sweeps import FinishedSweep, finished_sweeps, tracked_datasets
+from gankd.tracking.sweeps import FinishedSweep, filled_tables, finished_sweeps, tracked_datasets
 from gankd.tracking.tracker import Tracker
 
 # Heading -> metric of a sweep's run.
@@ -38,13 +39,16 @@ GAIN = "gain: over the control, each the best of the same trials; positive where
 
 
 def comparison(dataset: str) -> Group:
-    """The methods' students, and what their generators make. Raises UserError when no search on this data set has finished."""
-    grids = side_by_side_of(dataset, sweeps_on(dataset))
-    if not grids:
-        raise UserError(
-            f"all finished sweeps on data set {dataset!r} fill tables; `gankd report --dataset {dataset}` shows these"
-        )
-    return Group(*grids)
+    """The methods' students, what their generators make, and the newest of each table that was filled.
+
+    Raises UserError when no sweep on this data set has finished.
+    """
+    sweeps, uri = sweeps_on(dataset), Tracker.default_uri(Path.cwd())
+    tables: dict[str, str] = {}  # by title
+    for sweep in filter(fills_a_table, sweeps):
+        for page in filled_tables(uri, sweep):
+            tables.setdefault(page.partition("\n")[0], page)
+    return Group(*side_by_side_of(dataset, sweeps), *map(Markdown, tables.values()))
 
 
 def sweeps_on(dataset: str) -> list[FinishedSweep]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import click
 from click.core import ParameterSource
@@ -31,7 +31,8 @@ def _option(name: str, info: Any) -> click.Option:
     """A field with its default as an option."""
     flag = f"--{name.replace('_', '-')}"
     choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
-    plain = next((kind for kind in get_args(info.annotation) if kind in (int, str)), info.annotation)  # of `int | None`
+    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in get_args(info.annotation)]
+    plain = next((kind for kind in kinds if kind in (int, float, str)), info.annotation)  # of `int | None`
     kind = click.Choice(choices) if choices else plain
     required = info.is_required()
     flags = f"{flag}/--no-{name.replace('_', '-')}" if kind is bool and info.default else flag

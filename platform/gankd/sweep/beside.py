@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 from gankd.errors import StageFailed, UserError
 from gankd.pipeline import Job, Pipeline, known_metrics, run
 from gankd.store import Store
-from gankd.sweep.jobs import Cluster
+from gankd.sweep.jobs import Cluster, remote_options
 from gankd.sweep.launch import lost
+from gankd.sweep.nodes import Nodes, room
 from gankd.sweep.plan import Sweep
 from gankd.sweep.points import draw_points
-from gankd.sweep.request import Resources
 
 MOST = 100  # controls: shared stages are done before more of them, and each is looked up beforehand
 
@@ -64,13 +64,6 @@ def controls_to_make(sweep: Sweep) -> list[Job]:
     return list(jobs.values())
 
 
-def room(have: Mapping[str, float], taken: Resources, need: Resources) -> int:
-    """How many trainings that take `need` fit beside one that has `taken`."""
-    left = {kind: have.get(kind, 0) - each * taken.workers for kind, each in taken.per_worker().items()}
-    free = [left.get(kind, have.get(kind, 0)) / (each * need.workers) for kind, each in need.per_worker().items() if each]
-    return max(0, int(min(free)))
-
-
 def make_until(jobs: Sequence[Job], done: Callable[[], bool]) -> int:
     """Run jobs one after the other, as long as not `done()`; returns how many. What fails is left to its trial."""
     for count, job in enumerate(jobs):
@@ -81,12 +74,12 @@ def make_until(jobs: Sequence[Job], done: Callable[[], bool]) -> int:
     return len(jobs)
 
 
-def _start(sweep: Sweep, controls: Sequence[Job], have: Mapping[str, float]) -> list[Any]:
+def _start(sweep: Sweep, controls: Sequence[Job], nodes: Nodes) -> list[Any]:
     import ray
 
     need, shared = sweep.request.resources(1), sweep.job({}, stages=sweep.shared())
-    slots = room(have, sweep.request.shared_resources(), need)
-    task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(_make_beside)
+    slots = room(nodes, sweep.request.shared_resources(), need)
+    task = ray.remote(**remote_options(need))(_make_beside)
     first, own = ([job for job in controls if bool(job.trial) is of_a_trial] for of_a_trial in (False, True))
     return [task.remote([*first, *own[slot::slots]], shared) for slot in range(min(slots, len(own)))]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -39,6 +38,7 @@ from gankd.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from gankd.sweep.jobs import Cluster
+    from gankd.sweep.nodes import Nodes
 
 
 def run_experiment(sweep: Sweep, address: str | None, console: Console) -> None:
@@ -131,19 +131,21 @@ def data_input(sweep: Sweep) -> DataInput:
     )
 
 
-def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Mapping[str, float]:
+def _start_ray(sweep: Sweep, address: str | None, stack: ExitStack) -> Nodes:
     import ray
 
-    from gankd.sweep.launch import check_fits, start_ray
+    from gankd.sweep.launch import start_ray
+    from gankd.sweep.nodes import check_fits, nodes_of_ray
 
-    have = start_ray(address)
+    start_ray(address)
     stack.callback(ray.shutdown)
-    check_fits(sweep.request.resources(sweep.request.workers), have, "a trial")
+    nodes = nodes_of_ray()
+    check_fits(sweep.request.resources(sweep.request.workers), nodes, "a trial")
     obtain(Store(sweep.storage), sweep.config.data, sweep.fingerprint)  # once for all; the private copy is given back
     load.cache_clear()
     if sweep.shared():
-        check_fits(sweep.request.shared_resources(), have, "the shared stages")
-    return have
+        check_fits(sweep.request.shared_resources(), nodes, "the shared stages", shared=True)
+    return nodes
 
 
 def _train(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:

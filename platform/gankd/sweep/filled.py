@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
@@ -56,6 +57,10 @@ class Filled:
         values = self.values[heading].values()
         return fmean(values) if values else math.nan
 
+    def judged(self, heading: str) -> dict[str, Any]:
+        """What the numbers under one heading depend on."""
+        return {fact: of[heading] for fact, of in self.facts.items() if heading in of}
+
     def all_keys(self) -> set[str]:
         """Over all seeds."""
         return {key for keys in self.keys.values() for key in keys.values()}
@@ -101,13 +106,14 @@ class FilledTable:
             return ["the reference", ""]
         p = each.difference
         said = [verdict(p)] if p is not None and p.count > 1 else []
-        if each.mark and self._reference_mark and each.mark != self._reference_mark:
+        first, reference = next(iter(self.spec.metrics)), self._reference
+        if each.values[first] and reference.values[first] and each.judged(first) != reference.judged(first):
             said = ["not comparable with the reference"]
         return ["" if p is None else interval(p), "; ".join([*said, *each.failures])]
 
     @property
-    def _reference_mark(self) -> str:
-        return next((each.mark for each in self.rows if each.row.labels == self.spec.reference), "")
+    def _reference(self) -> Filled:
+        return next(each for each in self.rows if each.row.labels == self.spec.reference)
 
     def stage_notes(self) -> list[str]:
         """What the stages of the rows say of their artifacts, each sentence once: who taught, what had been seen."""
@@ -130,11 +136,12 @@ class FilledTable:
 def filled_table(spec: TableSpec, outcomes: Sequence[Mapping[int, Outcome]], manifests: Manifests) -> FilledTable:
     """The table from what came of each row's seeds, row by row, and from the manifests of what they were made with.
 
-    Rows that were measured by another judge than others, or on other data, are marked, and not compared with the reference.
+    Rows that were measured by another judge than others, or on other data, are marked. One whose first metric was is not
+    compared with the reference.
     """
     rows = [_filled(spec, row, of_seeds, manifests) for row, of_seeds in zip(spec.rows, outcomes, strict=True)]
     measured = [each for each in rows if any(each.values.values())]
-    letters, notes = comparable_groups([each.facts for each in measured])
+    letters, notes = comparable_groups(_completed([each.facts for each in measured]))
     if notes:
         marks = {each.row.labels: letter for each, letter in zip(measured, letters, strict=True)}
         rows = [replace(each, mark=marks.get(each.row.labels, "")) for each in rows]
@@ -166,8 +173,8 @@ def row_of(trial: str) -> tuple[int, int] | None:
 def _filled(spec: TableSpec, row: Row, outcomes: Mapping[int, Outcome], manifests: Manifests) -> Filled:
     metrics = spec.metrics_of(row)
     values = {
-        heading: {seed: outcome.metrics[metric] for seed, outcome in outcomes.items() if metric in outcome.metrics}
-        for heading, metric in metrics.items()
+        heading: {seed: o.metrics[metrics[heading]] for seed, o in outcomes.items() if metrics.get(heading) in o.metrics}
+        for heading in spec.metrics
     }
     failures = tuple(f"seed {seed}: {o.failure}" for seed, o in outcomes.items() if o.failure)
     keys = {seed: outcome.keys for seed, outcome in outcomes.items() if outcome.keys}
@@ -187,6 +194,18 @@ def _facts(metrics: Mapping[str, str], keys: Mapping[int, Mapping[str, str]], ma
     return {fact: {heading: sorted(values) for heading, values in of.items()} for fact, of in found.items()}
 
 
+def _completed(facts: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+    """The facts of each row, those of headings that it has not as most other rows have them: what is not there cannot differ."""
+    completed: list[dict[str, dict[str, Any]]] = [{fact: dict(of) for fact, of in each.items()} for each in facts]
+    for fact, heading in dict.fromkeys((fact, heading) for each in facts for fact, of in each.items() for heading in of):
+        there = [json.dumps(each[fact][heading]) for each in facts if heading in each.get(fact, {})]
+        most = json.loads(Counter(there).most_common(1)[0][0])
+        for row, each in zip(completed, facts, strict=True):
+            if heading not in each.get("metric", {}):  # which every number has
+                row.setdefault(fact, {})[heading] = most
+    return completed
+
+
 def _with_differences(spec: TableSpec, rows: list[Filled]) -> list[Filled]:
     """The rows with their differences to the reference, in the first metric, where they compare with it."""
     if spec.reference is None:
@@ -199,7 +218,7 @@ def _with_differences(spec: TableSpec, rows: list[Filled]) -> list[Filled]:
     def compared(each: Filled) -> Filled:
         ours = each.values[heading]
         by_seed = {seed: sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs}
-        if not by_seed or each is reference or each.mark != reference.mark:
+        if not by_seed or each is reference or each.judged(heading) != reference.judged(heading):
             return each
         return replace(each, difference=paired(list(by_seed.values())), differences=by_seed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -14,11 +14,13 @@ from gankd.pipeline import Job, Pipeline, known_metrics, run
 from gankd.store.events import EventWriter
 from gankd.store.root import sweep_events
 from gankd.sweep.launch import lost, train_on_ray
+from gankd.sweep.nodes import Nodes
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import Outcome
+from gankd.sweep.request import Resources
 
-# Brings Ray up at the first call; the cluster's resources.
-Cluster = Callable[[], Mapping[str, float]]
+# Brings Ray up at the first call; what its nodes have.
+Cluster = Callable[[], Nodes]
 
 
 def bring_about(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster, *, tracked: bool = False) -> list[list[Outcome]]:
@@ -47,9 +49,15 @@ def _on_ray(sweep: Sweep, chains: Sequence[Sequence[Job]], tracked: bool) -> lis
     need = request.resources(request.workers)
     if need.workers > 1:
         return [_run_chain(chain, tracked, partial(train_on_ray, need=need)) for chain in chains]
-    task = ray.remote(num_cpus=need.cpus_per_worker, num_gpus=need.gpus_per_worker)(_run_chain)
+    task = ray.remote(**remote_options(need))(_run_chain)
     started = [task.remote(chain, tracked) for chain in chains]
     return [_outcomes(ray.get, reference, chain, tracked) for reference, chain in zip(started, chains, strict=True)]
+
+
+def remote_options(need: Resources) -> dict[str, Any]:
+    """What a Ray task of one worker is to reserve."""
+    own = {kind: each for kind, each in need.per_worker().items() if kind == need.pool}
+    return {"num_cpus": need.cpus_per_worker, "num_gpus": need.gpus_per_worker, "resources": own}
 
 
 def _outcomes(get: Callable[[Any], list[Outcome]], reference: Any, chain: Sequence[Job], tracked: bool) -> list[Outcome]:

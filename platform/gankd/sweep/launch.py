@@ -34,6 +34,8 @@ ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+# For Ray on a cluster: a node that the autoscaler starts, or that replaces a lost one, needs minutes until it can be used.
+CLUSTER = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800"}
 LONGEST_FOLDER = 35  # bytes, which leave room for "/ray/session_<date and process>/sockets/plasma_store.<n>"
 # For Ray on this machine alone.
 LOCAL = {
@@ -46,12 +48,12 @@ LOCAL = {
 
 def set_environment(address: str | None) -> None:
     """Settings that Ray reads from the environment. To be called before Ray is first imported."""
-    settings = ENVIRONMENT if address else ENVIRONMENT | LOCAL
+    settings = ENVIRONMENT | (CLUSTER if address else LOCAL)
     os.environ.update({name: value for name, value in settings.items() if name not in os.environ})
 
 
-def start_ray(address: str | None) -> Mapping[str, float]:
-    """Connect to the cluster at `address`, or start Ray on this machine alone (bound to loopback). Returns its resources."""
+def start_ray(address: str | None) -> None:
+    """Connect to the cluster at `address`, or start Ray on this machine alone (bound to loopback)."""
     set_environment(address)
     import ray
 
@@ -75,8 +77,6 @@ def start_ray(address: str | None) -> Mapping[str, float]:
             ) from None
     if threading.current_thread() is threading.main_thread():
         interrupt.install()  # Ray has handlers of its own
-    resources: Mapping[str, float] = ray.cluster_resources()
-    return resources
 
 
 def _short_folder() -> str | None:
@@ -86,24 +86,8 @@ def _short_folder() -> str | None:
 
 
 def _forwarded() -> dict[str, str]:
-    names = [*ENVIRONMENT, "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"]
+    names = [*ENVIRONMENT, *CLUSTER, "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"]
     return {name: os.environ[name] for name in names if name in os.environ}
-
-
-def check_fits(need: Resources, have: Mapping[str, float], what: str) -> None:
-    """Refuse what the cluster can never place, before anything starts."""
-    for kind, each in need.per_worker().items():
-        wanted, there = each * need.workers, have.get(kind, 0)
-        if wanted > there:
-            raise UserError(
-                f"{what} asks for {wanted:g} {kind}s ({need.workers} worker{'s' * (need.workers > 1)} x {each:g}), "
-                f"but there {'is' if there == 1 else 'are'} {there:g}; lower --workers or --{kind.lower()}s-per-worker"
-            )
-
-
-def concurrency(need: Resources, have: Mapping[str, float]) -> int:
-    """How many such trainings fit at once, at least 1."""
-    return max(1, min(int(have.get(kind, 0) / (each * need.workers)) for kind, each in need.per_worker().items() if each))
 
 
 def train_on_ray(

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from gankd.config import Section
 from gankd.errors import UserError
 from gankd.text import shortened
 
 MOST_TRIALS = 100_000
+SMALLEST = 1e-4  # what Ray tells apart
+OF_A_POOL = 1e-3  # what a worker takes of its pool's resource: a thousand workers on a node are as good as any number
+TAKEN = {"cpu", "gpu", "memory", "object_store_memory"}  # what Ray itself calls resources
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one training takes: workers, and CPU cores and GPUs for each."""
+    """What one training takes: workers, CPU cores and GPUs for each, and the pool of nodes for all ("" = any node)."""
 
     workers: int = 1
     cpus_per_worker: float = 1
     gpus_per_worker: float = 0
+    pool: str = ""
 
     def per_worker(self) -> dict[str, float]:
-        return {"CPU": self.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})
+        """What Ray is to reserve for a worker, by its names of resources."""
+        gpus = {"GPU": self.gpus_per_worker} if self.gpus_per_worker else {}
+        return {"CPU": self.cpus_per_worker} | gpus | ({self.pool: OF_A_POOL} if self.pool else {})
 
     def threads(self) -> int:
         return max(1, int(self.cpus_per_worker))
+
+
+def _placeable(amount: float) -> float:
+    if 0 < amount < SMALLEST or (amount > 1 and amount != int(amount)):
+        raise ValueError("it is a part of one, such as 0.25, or a whole number")
+    return amount
+
+
+def _pool(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,62}", name) or name.lower() in TAKEN:
+        raise ValueError(
+            "a pool is a resource that its nodes have, by a name of letters, digits, - and _ that is none of Ray's own"
+        )
+    return name
+
+
+Amount = Annotated[float, AfterValidator(_placeable)]  # Ray places parts of one core or GPU, and whole ones
+Pool = Annotated[str, AfterValidator(_pool)]
 
 
 class SweepRequest(Section):
@@ -50,17 +75,44 @@ class SweepRequest(Section):
     search: Literal["random", "optuna"] = Field("random", description="How knobs are drawn.")
     workers: int = Field(1, ge=1, description="Workers of each trial; more than one runs on Ray Train.")
     shared_workers: int | None = Field(None, ge=1, description="Workers of the shared stages.  [default: as --workers]")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPU cores of each worker.")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker.")
+    cpus_per_worker: Amount = Field(1.0, gt=0, description="CPU cores of each worker.")
+    shared_cpus_per_worker: Amount | None = Field(
+        None, gt=0, description="CPU cores of each worker of the shared stages.  [default: as --cpus-per-worker]"
+    )
+    gpus_per_worker: Amount = Field(0.0, ge=0, description="GPUs of each worker; 0.25 puts four on one GPU.")
+    shared_gpus_per_worker: Amount | None = Field(
+        None, ge=0, description="GPUs of each worker of the shared stages.  [default: as --gpus-per-worker]"
+    )
+    pool: Pool | None = Field(None, description="Nodes for the trials: those with a resource of this name.  [default: all]")
+    shared_pool: Pool | None = Field(None, description="Nodes for the shared stages.  [default: all]")
     checkpoint_seconds: float = Field(30.0, ge=0, description="Time between checkpoints of a stage; 0 = each step.")
     reuse: bool = Field(True, description="Take finished stages from the store or train all anew.")
     reuse_stale: bool = Field(False, description="Take also what was trained by code that has been edited since.")
 
+    @model_validator(mode="after")
+    def _one_worker_on_a_gpu(self) -> SweepRequest:
+        """NCCL, by which the workers of a training speak, takes no two of them on one GPU."""
+        for flag, need in (("", self.resources(self.workers)), ("shared_", self.shared_resources())):
+            if 0 < need.gpus_per_worker < 1 < need.workers:
+                raise UserError(
+                    f"--{flag.replace('_', '-')}gpus-per-worker cannot be {need.gpus_per_worker:g} with {need.workers} workers: "
+                    "the workers of one training need a GPU each, or none"
+                )
+        return self
+
     def resources(self, workers: int) -> Resources:
-        return Resources(workers, self.cpus_per_worker, self.gpus_per_worker)
+        """What a trial takes, or anything else that runs on nodes for trials."""
+        return Resources(workers, self.cpus_per_worker, self.gpus_per_worker, self.pool or "")
 
     def shared_resources(self) -> Resources:
-        return self.resources(self.shared_workers or self.workers)
+        """What the shared stages take."""
+        cpus, gpus = self.shared_cpus_per_worker, self.shared_gpus_per_worker
+        return Resources(
+            self.shared_workers or self.workers,
+            self.cpus_per_worker if cpus is None else cpus,
+            self.gpus_per_worker if gpus is None else gpus,
+            self.shared_pool or "",
+        )
 
 
 def request_of(flags: Mapping[str, Any], source: str = "") -> SweepRequest:
@@ -70,5 +122,6 @@ def request_of(flags: Mapping[str, Any], source: str = "") -> SweepRequest:
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
-        allowed = first["msg"][0].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        allowed = message[0].lower() + message[1:]
         raise UserError(f"{flag} cannot be {shortened(first['input'])}: {allowed}{f' (in {source})' if source else ''}") from None

@@ -9,7 +9,8 @@ reference: [real, VICReg]                              # the row with which the 
 rows:
   - {labels: [real, VICReg], knobs: {encoder.recipe: vicreg_real}, paper: {CIFAR-10: 89.20}}
 
-A row may have `metrics` of its own under the same headings. `plot: {x: FID, y: top-1}` draws two of the columns.
+A row may have `metrics` of its own under the same headings, null for one that it has not.
+`plot: {x: FID, y: top-1}` draws two of the columns.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Row(Section):
 
     labels: tuple[str, ...]
     knobs: dict[str, Any] = Field(default_factory=dict)
-    metrics: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, str | None] = Field(default_factory=dict)
     paper: dict[str, float | str] = Field(default_factory=dict)
 
     @property
@@ -74,8 +75,8 @@ class TableSpec(Section):
         return self
 
     def metrics_of(self, row: Row) -> dict[str, str]:
-        """Heading -> `<stage>/<metric>`."""
-        return {**self.metrics, **row.metrics}
+        """Heading -> `<stage>/<metric>`, of those that the row has."""
+        return {heading: metric for heading, metric in {**self.metrics, **row.metrics}.items() if metric is not None}
 
     def stages_of(self, row: Row) -> tuple[str, ...]:
         """The stages that report them."""

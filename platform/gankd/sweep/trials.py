@@ -10,29 +10,28 @@ import math
 import shutil
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
-from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from gankd.errors import StageFailed, UserError
 from gankd.method import flatten
 from gankd.pipeline import Pipeline, known_metrics, run
 from gankd.store import Store
 from gankd.store.events import EventWriter
-from gankd.sweep.extent import holds
 from gankd.sweep.jobs import Cluster
-from gankd.sweep.launch import concurrency, train_on_ray
+from gankd.sweep.launch import train_on_ray
+from gankd.sweep.nodes import Nodes
 from gankd.sweep.plan import Sweep, trial_name
 from gankd.sweep.points import Point, draw_points
 from gankd.sweep.records import TrialRecord
 from gankd.sweep.request import Resources
-from gankd.sweep.space import Space
+from gankd.sweep.searcher import AsManyAsFit, searcher
 
 SETTLE_S = 30.0
 LOOKED_UP = 1000  # trials that are looked up beforehand, a few milliseconds each; of more, each trial finds out for itself
@@ -40,10 +39,11 @@ LOOKED_UP = 1000  # trials that are looked up beforehand, a few milliseconds eac
 
 def run_shared(sweep: Sweep, cluster: Cluster) -> None:
     """Make the shared stages on Ray Train, with their own worker count. Nothing happens when the store holds all of them."""
-    job = sweep.job({}, stages=sweep.shared())
+    need = sweep.request.shared_resources()
+    job = replace(sweep.job({}, stages=sweep.shared()), threads=need.threads())
     if job.stages and known_metrics(job) is None:
         cluster()
-        train_on_ray(job, sweep.request.shared_resources())
+        train_on_ray(job, need)
 
 
 def run_trials(sweep: Sweep, cluster: Cluster) -> list[TrialRecord]:
@@ -96,7 +96,7 @@ def _fit(
     sweep: Sweep,
     missing: list[Point],
     ended: Mapping[str, TrialRecord],
-    have: Mapping[str, float],
+    nodes: Nodes,
     scheduler: Any,
 ) -> None:
     need = sweep.request.resources(sweep.request.workers)
@@ -107,7 +107,7 @@ def _fit(
             param_space={},  # the searcher knows it
             tune_config=tune.TuneConfig(
                 num_samples=len(missing),
-                search_alg=_search(sweep, missing, ended, concurrency(need, have)),
+                search_alg=AsManyAsFit(searcher(sweep, missing, ended), need, nodes),
                 scheduler=scheduler,
                 metric=sweep.space.metric,
                 mode=sweep.space.mode,
@@ -138,64 +138,6 @@ def _settle(sweep: Sweep) -> None:
         time.sleep(0.1)
 
 
-class Listed(Searcher):
-    """Gives Tune the points of a list, one after the other, then those of another searcher, if there is one.
-
-    Tune's own BasicVariantGenerator takes a list too, but copies the whole space for each of its points before the first starts.
-    """
-
-    def __init__(self, points: list[Point], then: Searcher | None = None) -> None:
-        super().__init__()
-        self.left, self.then = deque(points), then
-        self._own: set[str] = set()
-
-    def suggest(self, trial_id: str) -> Point | None:
-        if self.left:
-            self._own.add(trial_id)
-            return self.left.popleft()
-        return self.then.suggest(trial_id) if self.then else None
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """The other one hears of what it has suggested."""
-        if self.then and trial_id not in self._own:
-            self.then.on_trial_result(trial_id, result)
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing is learned from a point of the list: the space may not hold it."""
-        if self.then and trial_id not in self._own:
-            self.then.on_trial_complete(trial_id, result, error)
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing is kept: a resumed sweep goes by its records."""
-
-
-def _search(sweep: Sweep, missing: list[Point], ended: Mapping[str, TrialRecord], slots: int) -> Any:
-    if sweep.request.search == "random":
-        return ConcurrencyLimiter(Listed(missing), max_concurrent=slots)
-    from ray.tune.search.optuna import OptunaSearch
-
-    space, preset = sweep.space, sweep.space.preset_point(sweep.tree)
-    rewarded = [record for record in ended.values() if math.isfinite(record.metrics.get(space.metric, math.nan))]
-    known = [record for record in rewarded if _within(space, record.knobs)]
-    # Optuna takes no point outside its space; the preset is tried wherever it lies.
-    lost = [record.knobs for record in sweep.records.trials() if record.ended() and record.trial not in ended]
-    untried = [] if trial_name(preset) in ended or preset in lost else [preset]
-    told = untried if not known and _within(space, preset) else [record.knobs for record in known]
-    search = OptunaSearch(
-        space=OptunaSearch.convert_search_space(dict(space.samplers)),
-        metric=space.metric,
-        mode=space.mode,
-        points_to_evaluate=told or None,
-        evaluated_rewards=[record.metrics[space.metric] for record in known] or None,
-        seed=sweep.config.seed,
-    )
-    return ConcurrencyLimiter(Listed([*lost, *(point for point in untried if point not in told)], search), max_concurrent=slots)
-
-
-def _within(space: Space, knobs: Mapping[str, Any]) -> bool:
-    return all(holds(sampler, knobs[knob]) for knob, sampler in space.samplers.items())
-
-
 def _scheduler(sweep: Sweep) -> Any:
     horizon = sweep.watched_length()
     if sweep.request.scheduler == "fifo" or horizon < 2:
@@ -222,7 +164,7 @@ class KeepsPreset(AsyncHyperBandScheduler):
 def _trainable(sweep: Sweep, need: Resources) -> Any:
     if need.workers == 1:
         trainable = tune.with_parameters(_trial_here, sweep=sweep)
-        return tune.with_resources(trainable, {kind.lower(): each for kind, each in need.per_worker().items()})
+        return tune.with_resources(trainable, tune.PlacementGroupFactory([need.per_worker()]))
     # The driver of a nested trial holds no CPU: Train's workers ask for their own, outside the trial's.
     no_cpu = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
     return tune.with_resources(tune.with_parameters(_trial_on_train, sweep=sweep, need=need), no_cpu)

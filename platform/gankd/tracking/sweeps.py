@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gankd.tracking.client import answering, mlflow_client, pages, quoted
@@ -36,6 +38,14 @@ def finished_sweeps(uri: str, dataset: str) -> list[FinishedSweep]:
         experiments = [experiment.experiment_id for experiment in pages(client.search_experiments)]
         query = f"tags.`gankd.kind` = 'sweep' AND tags.`gankd.dataset` = {quoted(dataset)} AND attributes.status = 'FINISHED'"
         return [_finished(run) for run in pages(partial(client.search_runs, experiments, query, max_results=1000))]
+
+
+def filled_tables(uri: str, sweep: FinishedSweep) -> list[str]:
+    """The pages (Markdown) of the tables that a sweep has filled. Raises UserError when the store cannot be reached."""
+    with answering(uri), TemporaryDirectory() as folder:
+        client = mlflow_client(uri)
+        pages_of_run = [found.path for found in client.list_artifacts(sweep.run_id, "tables")]
+        return [Path(client.download_artifacts(sweep.run_id, page, folder)).read_text("utf-8") for page in pages_of_run]
 
 
 def tracked_datasets(uri: str) -> list[str]:

@@ -1,0 +1,5 @@
+"""What a sweep varies."""
+
+from ray import tune
+
+SPACE = {"second.number": tune.choice([1])}
