@@ -19,9 +19,11 @@ from gankd.page import Curves, Dots, Facts, Grid, Pictures, Section, Tree
 from gankd.store import Store
 from gankd.store.events import EventWriter
 from gankd.sweep.evidence import PictureBudget, readable
-from gankd.sweep.records import SweepRecords, TrialRecord
-from gankd.sweep.report import Reported, command_line, sweep_report
+from gankd.sweep.filled import filled_table
+from gankd.sweep.records import Outcome, SweepRecords, TrialRecord
+from gankd.sweep.report import Reported, command_line, sweep_report, table_dots
 from gankd.sweep.request import SweepRequest
+from gankd.sweep.table import TableSpec
 from gankd.tracking.sweeps import FinishedSweep
 from tests.browser import Elements
 
@@ -175,6 +177,22 @@ def test_rows_that_do_not_compare_are_marked_and_drawn_apart(recorded: Recorded,
     assert f"they differ in: {differs}." in grid.notes[0]
     assert [dots.title[-8:] for dots in of_kind(found, Dots)] == ["(rows a)", "(rows b)"]
     assert any("different data" in warning for warning in found.warnings) == (differs == "data")
+
+
+def test_rows_of_which_one_metric_compares_are_drawn_together_in_that_one() -> None:
+    spec = TableSpec.model_validate(
+        {"title": "t", "columns": ["row"], "reference": ["one"], "rows": [{"labels": ["one"]}, {"labels": ["two"]}]}
+        | {"metrics": {"top-1": "test/accuracy", "FID": "test/fid"}}
+    )
+    keys, measured = [{"test": f"test-{row}"} for row in "ab"], {"accuracy": 1.0, "fid": 2.0}
+    outcomes = [{0: Outcome({f"test/{name}": value for name, value in measured.items()}, keys=each)} for each in keys]
+    manifests = {f"test-{row}": {"fingerprint": "f", "basis": {"fid": {"extractor": row}}} for row in "ab"}
+    drawn = table_dots(filled_table(spec, outcomes, manifests))
+    assert [(dots.title, len(dots.rows)) for dots in drawn] == [
+        ("top-1, seed by seed", 2),
+        ("FID, seed by seed (rows a)", 1),
+        ("FID, seed by seed (rows b)", 1),
+    ]
 
 
 def test_a_table_that_was_edited_since_is_refused(recorded: Recorded) -> None:

@@ -129,7 +129,7 @@ class FilledTable:
         """As text for a page."""
         headings = self.headings()
         rows = [headings, ["---"] * len(headings), *(self.cells(each) for each in self.rows)]
-        lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        lines = "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
         return "\n\n".join([f"# {title}", f"{about}.", lines, *self.notes]) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping
@@ -206,14 +207,17 @@ class Reported:
 
 
 def table_dots(filled: FilledTable) -> list[Dots]:
-    """A drawing for each metric, the first with the differences. Rows that do not compare are in drawings of their own."""
+    """A drawing for each metric, the first with the differences. Values that do not compare are in drawings of their own."""
     drawn = []
     for place, heading in enumerate(filled.spec.metrics):
-        for mark in sorted({each.mark for each in filled.rows}):
-            rows = [_dots(each, heading, place == 0) for each in filled.rows if each.mark == mark and each.values[heading]]
-            title = f"{heading}, seed by seed{f' (rows {mark})' if mark else ''}"
-            if rows:
-                drawn.append(Dots(title, heading, tuple(rows), DIFFERENCE))
+        judges: dict[str, list[Filled]] = {}
+        for each in filled.rows:
+            if each.values[heading]:
+                judges.setdefault(json.dumps(each.judged(heading), sort_keys=True), []).append(each)
+        for rows in judges.values():
+            which = f" (rows {', '.join(dict.fromkeys(each.mark for each in rows))})" if len(judges) > 1 else ""
+            values = tuple(_dots(each, heading, place == 0) for each in rows)
+            drawn.append(Dots(f"{heading}, seed by seed{which}", heading, values, DIFFERENCE))
     return drawn
 
 
