@@ -14,7 +14,7 @@ from gankd.pipeline import Job, Pipeline, known_metrics, run
 from gankd.store.events import EventWriter
 from gankd.store.root import sweep_events
 from gankd.sweep.launch import lost, train_on_ray
-from gankd.sweep.nodes import Nodes
+from gankd.sweep.nodes import Nodes, concurrency
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import Outcome
 from gankd.sweep.request import Resources
@@ -37,12 +37,12 @@ def bring_about(sweep: Sweep, chains: Sequence[Sequence[Job]], cluster: Cluster,
             pairs = zip(chains[index], outcomes[index], strict=True)
             outcomes[index] = [_told(job, partial(_the, outcome)) for job, outcome in pairs]
     if missing:
-        cluster()
-        outcomes |= dict(zip(missing, _on_ray(sweep, [chains[index] for index in missing], tracked), strict=True))
+        nodes = cluster()
+        outcomes |= dict(zip(missing, _on_ray(sweep, [chains[index] for index in missing], nodes, tracked), strict=True))
     return [outcomes[index] for index in range(len(chains))]
 
 
-def _on_ray(sweep: Sweep, chains: Sequence[Sequence[Job]], tracked: bool) -> list[list[Outcome]]:
+def _on_ray(sweep: Sweep, chains: Sequence[Sequence[Job]], nodes: Nodes, tracked: bool) -> list[list[Outcome]]:
     import ray
 
     request = sweep.request
@@ -50,8 +50,26 @@ def _on_ray(sweep: Sweep, chains: Sequence[Sequence[Job]], tracked: bool) -> lis
     if need.workers > 1:
         return [_run_chain(chain, tracked, partial(train_on_ray, need=need)) for chain in chains]
     task = ray.remote(**remote_options(need))(_run_chain)
-    started = [task.remote(chain, tracked) for chain in chains]
-    return [_outcomes(ray.get, reference, chain, tracked) for reference, chain in zip(started, chains, strict=True)]
+    parts = in_parts(chains, concurrency(need, nodes))
+    started = [[task.remote(part, tracked) for part in of_chain] for of_chain in parts]
+    return [
+        [outcome for reference, part in zip(*pair, strict=True) for outcome in _outcomes(ray.get, reference, part, tracked)]
+        for pair in zip(started, parts, strict=True)
+    ]
+
+
+def in_parts(chains: Sequence[Sequence[Job]], slots: int) -> list[list[Sequence[Job]]]:
+    """Each chain as the parts that run by themselves: whole, but for the last ones, which would leave some of `slots` idle.
+
+    Where two parts of a chain need the same artifact, one of them makes it and the other waits, in a slot that is free.
+    """
+    left = len(chains) % slots
+    whole = len(chains) - left
+    parts: list[list[Sequence[Job]]] = [[chain] for chain in chains[:whole]]
+    for chain in chains[whole:]:
+        size = -(-len(chain) // (slots // left))
+        parts.append([chain[start : start + size] for start in range(0, len(chain), size)])
+    return parts
 
 
 def remote_options(need: Resources) -> dict[str, Any]:
