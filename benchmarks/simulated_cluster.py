@@ -33,7 +33,7 @@ def set_environment(folder: Path) -> None:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     os.environ.update(
-        PYTHONPATH=os.pathsep.join(map(str, (ROOT / "platform", ROOT, STUB))),
+        PYTHONPATH=os.pathsep.join([*map(str, (ROOT / "platform", ROOT, STUB)), os.environ.get("PYTHONPATH", "")]),
         PYTHONUNBUFFERED="1",
         OMP_NUM_THREADS="1",
         RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # Ray then listens on loopback alone
