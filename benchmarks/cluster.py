@@ -155,7 +155,7 @@ def main() -> None:
         set_environment(folder)
         (folder / "driver").mkdir()
         with s3_server(folder, BUCKET), mlflow_server(folder, asked.database):
-            with nodes(folder, asked.nodes) as cluster:
+            with nodes(asked.nodes) as cluster:
                 command = [sys.executable, TUNE, *PRESET, *flags, "--address", cluster.address, "--storage", STORAGE]
                 started = time.monotonic()
                 with process(command, folder / "sweep.log", cwd=folder / "driver") as sweep:

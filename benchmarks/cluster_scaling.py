@@ -55,7 +55,7 @@ def main() -> None:
         for number, (count, trials) in enumerate(sizes):
             folder = Path(place) / str(number)
             folder.mkdir()
-            with nodes(folder, count) as cluster:
+            with nodes(count) as cluster:
                 measured, whole = sweep(folder / "driver", cluster.address, trials)
             ideal = trials / count
             print(f"{count:5} {trials:6} {ideal:8.1f} {measured:9.1f} {ideal / measured:17.3f} {whole:10.1f}", flush=True)

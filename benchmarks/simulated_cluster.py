@@ -54,11 +54,11 @@ def set_environment(folder: Path) -> None:
 class Nodes:
     """A head that takes no work, and nodes that join and are lost."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(shutdown_at_exit=False)
-        self.common: dict[str, Any] = {"temp_dir": str(folder / "ray"), "include_dashboard": False}
+        self.common: dict[str, Any] = {"temp_dir": os.path.join(os.environ["RAY_TMPDIR"], "ray"), "include_dashboard": False}
         self.cluster.add_node(num_cpus=0, **self.common)
         self.nodes: list[Any] = []
 
@@ -101,9 +101,9 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(folder: Path, count: int, cpus: int = 1) -> Iterator[Nodes]:
+def nodes(count: int, cpus: int = 1) -> Iterator[Nodes]:
     """A head and so many nodes, gone at the end."""
-    cluster = Nodes(folder)
+    cluster = Nodes()
     try:
         for _ in range(count):
             cluster.add(cpus)

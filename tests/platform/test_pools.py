@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.simulated_cluster import Nodes, set_environment
 folder = Path(sys.argv[1])
 set_environment(folder)
-cluster = Nodes(folder)
+cluster = Nodes()
 try:
     nodes = {"big": cluster.add(1, resources={"big": 1}), "small": cluster.add(1, num_gpus=1, resources={"small": 1})}
     raylets = {name: node.all_processes["raylet"][0].process.pid for name, node in nodes.items()}
