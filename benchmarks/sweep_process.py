@@ -37,7 +37,7 @@ class Sweep:
                 cwd=folder,
                 env=os.environ
                 | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-                | (env or {}),
+                | dict(env or {}),
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
