@@ -59,8 +59,12 @@ class Nodes:
 
         self.cluster = Cluster(shutdown_at_exit=False)
         self.common: dict[str, Any] = {"temp_dir": os.path.join(os.environ["RAY_TMPDIR"], "ray"), "include_dashboard": False}
-        self.cluster.add_node(num_cpus=0, **self.common)
         self.nodes: list[Any] = []
+        try:
+            self.cluster.add_node(num_cpus=0, **self.common)
+        except BaseException:  # half of a head is no use, and would stay
+            self.close()
+            raise
 
     @property
     def address(self) -> str:
@@ -94,6 +98,8 @@ class Nodes:
         for node in list(self.nodes):
             self.lose(node)
         head: Any = self.cluster.head_node
+        if head is None:
+            return
         for process in self.processes(head):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
