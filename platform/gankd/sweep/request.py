@@ -57,7 +57,8 @@ def _pool(name: str) -> str:
     return name
 
 
-Cpus, Gpus = Annotated[float, AfterValidator(_cpus)], Annotated[float, AfterValidator(_gpus)]
+Cpus = Annotated[float, AfterValidator(_cpus)]
+Gpus = Annotated[float, AfterValidator(_gpus)]
 Pool = Annotated[str, AfterValidator(_pool)]
 
 
