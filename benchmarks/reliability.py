@@ -1,87 +1,35 @@
-"""Kills, signals, damages and bad inputs through the real `tune.py`: a table of kind, tries and survived.
+"""What a sweep survives: a table of kind, tries and survived, through the real `tune.py`.
 
-    python benchmarks/reliability.py [--tries 3] [--seed 0] [kills] [signals] [damages] [inputs]
+    python benchmarks/reliability.py [--tries 1] [--seed 0] [kills] [signals] [damages] [together] [disk] [tracker] [node]
+                                     [checkpoints] [inputs]
 
-kills: a driver, or a process that trains, is killed at a random moment; the sweep resumed must end in bitwise the artifacts of an
-undisturbed one. signals: Ctrl-C and SIGTERM at five moments; the sentence within 5 s, the exit code, no process after 10 s.
-damages: a random file of a finished sweep is cut, filled with other bytes, emptied or deleted; resumed, the sweep must end with
-its network registered. inputs: flags, knobs, spaces and presets that are wrong: one sentence, exit code 2, nothing started.
-Minutes each; exits with 1 when something did not survive.
+kills: a driver, or a process that trains, is killed at a random moment; the sweep resumed must end in bitwise the artifacts of
+an undisturbed one. signals: Ctrl-C and SIGTERM at five moments; the sentence within 5 s, the exit code, no process after 10 s.
+damages: five files of each of four kinds of a finished sweep are cut, filled with other bytes, emptied or deleted; resumed, it
+must end with its network registered. together, disk, tracker, node, checkpoints: see surroundings.py. inputs: flags, knobs,
+spaces and presets that are wrong: one sentence, exit code 2, nothing started. Exits with 1 when something did not survive.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import psutil
+from benchmarks.surroundings import checkpoints, disk, node, together, tracker
+from benchmarks.sweep_process import SMOKE, Sweep, artifacts
 
-ROOT = Path(__file__).resolve().parents[1]
-SMOKE = ("--method", "cgan_kd", "--preset", "smoke", "--trials", "2", "--checkpoint-seconds", "0", "--name", "mine")
 LONGER = ("--set=biggan.steps=60", "--set=student.steps=100")
-WORKERS = ("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_run")
+WORKERS = ("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_run")  # processes that train
 SPACE = "from ray import tune\nSPACE = {'student.lr': tune.uniform(0.1, 0.2)}\n"
-
-
-class Sweep:
-    """`tune.py` in a folder of its own, in a process group of its own."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.folder, self.output = folder, folder / "output.txt"
-        path = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "tune.py"), *arguments],
-                cwd=folder,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
-            )
-
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def wait_for(self, text: str) -> None:
-        while text not in self.said() and self.process.poll() is None:
-            time.sleep(0.02)
-
-    def family(self) -> list[psutil.Process]:
-        return [p for p in psutil.process_iter() if _group(p.pid) == self.process.pid and p.status() != psutil.STATUS_ZOMBIE]
-
-    def end(self) -> int:
-        """Its exit code; what is left of its group is killed."""
-        code = self.process.wait()
-        for process in self.family():
-            process.kill()
-        return code
-
-
-def _group(pid: int) -> int:
-    try:
-        return os.getpgid(pid)
-    except ProcessLookupError:
-        return 0
-
-
-def artifacts(folder: Path) -> dict[str, str]:
-    """File -> digest of all artifacts."""
-    root = folder / "runs" / "artifacts"
-    files = [file for file in root.rglob("*") if file.is_file() and file.name != "manifest.json"]
-    return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def kills(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str, str, bool]]:
@@ -100,10 +48,7 @@ def kills(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str, s
         if kind == "driver killed":
             os.killpg(sweep.process.pid, signal.SIGKILL)
         else:
-            workers = [
-                p for p in sweep.family() if p.name().startswith(("ray::RayTrainWorker", "ray::ImplicitFunc", "ray::_run"))
-            ]
-            for worker in workers[:1]:
+            for worker in [p for p in sweep.family() if p.name().startswith(WORKERS)][:1]:
                 worker.kill()
         code = sweep.end()
         if code:
@@ -151,16 +96,17 @@ def damages(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str,
         "deleted": lambda file: file.unlink(),
     }
     places = ("runs/artifacts/*/*", "runs/sweeps/mine/trials/*.json", "mlruns/.sent/*.json", "runs/sweeps/mine/events/*/*")
-    for attempt in range(4 * tries):
-        kind, place = list(kinds)[attempt % 4], folder / f"damage{attempt}"
+    for attempt in range(20):
+        kind, place = list(kinds)[attempt // 4 % 4], folder / f"damage{attempt}"
         shutil.copytree(whole, place)
-        pattern = places[attempt // 4 % len(places)]
+        pattern = places[attempt % 4]
         victim = rng.choice(sorted(file for file in place.glob(pattern) if file.is_file()))
         kinds[kind](victim)
         sweep = Sweep(place, "--resume", "mine")
         code, said = sweep.end(), sweep.said()
         well = code == 0 and "digits-student version 1" in said and "Traceback" not in said
-        yield f"{kind}: {pattern}", f"{victim.relative_to(place)}, exit {code}", well
+        shutil.rmtree(place)
+        yield f"damaged: {pattern}", f"{victim.relative_to(place)} {kind}, exit {code}", well
 
 
 def wrong_inputs(place: Path) -> list[list[str]]:
@@ -205,6 +151,7 @@ def wrong_inputs(place: Path) -> list[list[str]]:
         *([*base, "--storage", storage] for storage in ("", "~nobody-has-this/x", "/proc/x", "s4://bucket", "fails.py")),
         *([*base, "--name", name] for name in ("a/b", ".hidden", "x" * 200, "")),
         *(["--resume", name] for name in ("", "nope", "../x")),
+        *([*base, *flags] for flags in (["--pool", "GPU"], ["--pool", "huge"], ["--gpus-per-worker", "1.5"], ["--time", "soon"])),
         *([*base, *flags] for flags in (["--trials", "0"], ["--workers", "0"], ["--seeds", "-1"], ["--scheduler", "pbt"])),
         ["--preset", "smoke"],
         ["--method", "cgan_kdd"],
@@ -231,22 +178,27 @@ def inputs(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str, 
         yield from pool.map(refused, wrong_inputs(place))
 
 
+KINDS: dict[str, Callable[[random.Random, int, Path], Iterator[tuple[str, str, bool]]]] = {
+    each.__name__: each for each in (kills, signals, damages, together, disk, tracker, node, checkpoints, inputs)
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("what", nargs="*", default=["kills", "signals", "damages", "inputs"])
-    parser.add_argument("--tries", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", metavar="KIND", default=list(KINDS), help=", ".join(KINDS))
+    parser.add_argument("--tries", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    rng = random.Random(asked.seed)
-    table: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in asked.what:
-            for kind, happened, survived in globals()[name](rng, asked.tries, Path(folder)):
+    table: dict[str, tuple[int, int]] = {}
+    for name in asked.what:
+        with tempfile.TemporaryDirectory(prefix="gk") as folder:
+            for kind, happened, survived in KINDS[name](random.Random(asked.seed), asked.tries, Path(folder)):
                 print(f"{'survived' if survived else 'LOST    '}  {kind}: {happened}", flush=True)
                 tries, well = table.get(kind, (0, 0))
                 table[kind] = tries + 1, well + survived
+    print("\n| kind | survived | of |\n|---|---|---|")
     for kind, (tries, well) in table.items():
-        print(f"{kind:60} {well} of {tries}")
+        print(f"| {kind} | {well} | {tries} |")
     sys.exit(any(well < tries for tries, well in table.values()))
 
 

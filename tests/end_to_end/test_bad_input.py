@@ -53,6 +53,7 @@ RUN_EXPERIMENT = gankd.sweep.experiment.run_experiment
         ((*SWEEP, "--cpus-per-worker", "0"), ("--cpus-per-worker", "0", "greater than 0")),
         ((*SWEEP, "--gpus-per-worker", "-1"), ("--gpus-per-worker", "-1", "greater than or equal to 0")),
         ((*SWEEP, "--gpus-per-worker", "1.5"), ("--gpus-per-worker", "1.5", "a part of one, such as 0.25, or a whole number")),
+        ((*SWEEP, "--cpus-per-worker", "0.00001"), ("--cpus-per-worker", "1e-05", "0.0001 is the least")),
         ((*SWEEP, "--gpus-per-worker", "0.5", "--workers", "2"), ("--gpus-per-worker", "0.5", "2 workers", "a GPU each")),
         ((*SWEEP, "--gpus-per-worker", "0.5", "--shared-workers", "2"), ("--shared-gpus-per-worker", "2 workers", "a GPU each")),
         ((*SWEEP, "--shared-cpus-per-worker", "0"), ("--shared-cpus-per-worker", "0", "greater than 0")),

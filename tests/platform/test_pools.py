@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.simulated_cluster import Nodes, set_environment
 folder = Path(sys.argv[1])
 set_environment(folder)
-cluster = Nodes(folder)
+cluster = Nodes()
 try:
     nodes = {"big": cluster.add(1, resources={"big": 1}), "small": cluster.add(1, num_gpus=1, resources={"small": 1})}
     raylets = {name: node.all_processes["raylet"][0].process.pid for name, node in nodes.items()}
@@ -34,11 +34,11 @@ finally:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def cluster(plugin: Path) -> Iterator[dict[str, Any]]:
     """The address of a cluster, the raylet of each kind of node, and where its token lies."""
     folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"gk{os.getpid()}"  # short, for Ray's sockets
     folder.mkdir()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(plugin)])}
     process = subprocess.Popen([sys.executable, "-c", NODES, str(folder)], stdin=subprocess.PIPE, text=True, env=environment)
     assert process.stdin is not None
     try:
@@ -61,19 +61,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, plugin: Path, empty_store: P
 
 def test_shared_stages_and_trials_go_to_their_pools(place: Workplace, cluster: dict[str, Any]) -> None:
     pools = ("--pool", "small", "--shared-pool", "big")
-    parts = (
-        "--cpus-per-worker",
-        "0.5",
-        "--gpus-per-worker",
-        "0.25",
-        "--shared-cpus-per-worker",
-        "1",
-        "--shared-gpus-per-worker",
-        "0",
-    )
-    done = place.tune("--method", "placed", "--trials", "2", "--address", cluster["address"], *pools, *parts, timeout=500)
+    part = ("--cpus-per-worker", "0.5", "--gpus-per-worker", "0.25")
+    shared = ("--shared-cpus-per-worker", "1", "--shared-gpus-per-worker", "0")
+    done = place.tune("--method", "placed", "--trials", "2", "--address", cluster["address"], *pools, *part, *shared, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = {file.parent.name.partition("-")[0]: [] for file in place.storage.glob("artifacts/*/place.json")}
+    told: dict[str, list[Any]] = {"first": [], "second": []}
     for file in place.storage.glob("artifacts/*/place.json"):
         told[file.parent.name.partition("-")[0]].append(json.loads(file.read_text()))
     raylets = cluster["raylets"]

@@ -82,6 +82,10 @@ def test_what_fits_is_not_refused(need: Resources) -> None:
     check_fits(need, [BIG, SMALL], "a job")
 
 
+def test_cores_may_be_any_number_and_gpus_parts_of_one_or_whole() -> None:
+    assert request_of({"method": "m", "cpus_per_worker": 1.5, "gpus_per_worker": 2}).resources(1) == Resources(1, 1.5, 2)
+
+
 def test_shared_stages_take_what_is_asked_for_them_and_else_what_trials_take() -> None:
     plain = request_of({"method": "m", "workers": 2, "cpus_per_worker": 2})
     assert plain.shared_resources() == plain.resources(2) == Resources(2, 2)

@@ -37,7 +37,13 @@ class Resources:
         return max(1, int(self.cpus_per_worker))
 
 
-def _placeable(amount: float) -> float:
+def _cpus(amount: float) -> float:
+    if 0 < amount < SMALLEST:
+        raise ValueError(f"{SMALLEST:g} is the least that Ray tells apart")
+    return amount
+
+
+def _gpus(amount: float) -> float:
     if 0 < amount < SMALLEST or (amount > 1 and amount != int(amount)):
         raise ValueError("it is a part of one, such as 0.25, or a whole number")
     return amount
@@ -51,7 +57,8 @@ def _pool(name: str) -> str:
     return name
 
 
-Amount = Annotated[float, AfterValidator(_placeable)]  # Ray places parts of one core or GPU, and whole ones
+Cpus = Annotated[float, AfterValidator(_cpus)]
+Gpus = Annotated[float, AfterValidator(_gpus)]
 Pool = Annotated[str, AfterValidator(_pool)]
 
 
@@ -75,12 +82,12 @@ class SweepRequest(Section):
     search: Literal["random", "optuna"] = Field("random", description="How knobs are drawn.")
     workers: int = Field(1, ge=1, description="Workers of each trial; more than one runs on Ray Train.")
     shared_workers: int | None = Field(None, ge=1, description="Workers of the shared stages.  [default: as --workers]")
-    cpus_per_worker: Amount = Field(1.0, gt=0, description="CPU cores of each worker.")
-    shared_cpus_per_worker: Amount | None = Field(
+    cpus_per_worker: Cpus = Field(1.0, gt=0, description="CPU cores of each worker.")
+    shared_cpus_per_worker: Cpus | None = Field(
         None, gt=0, description="CPU cores of each worker of the shared stages.  [default: as --cpus-per-worker]"
     )
-    gpus_per_worker: Amount = Field(0.0, ge=0, description="GPUs of each worker; 0.25 puts four on one GPU.")
-    shared_gpus_per_worker: Amount | None = Field(
+    gpus_per_worker: Gpus = Field(0.0, ge=0, description="GPUs of each worker; 0.25 puts four on one GPU.")
+    shared_gpus_per_worker: Gpus | None = Field(
         None, ge=0, description="GPUs of each worker of the shared stages.  [default: as --gpus-per-worker]"
     )
     pool: Pool | None = Field(None, description="Nodes for the trials: those with a resource of this name.  [default: all]")
