@@ -21,6 +21,7 @@ import torch
 
 import gankd.sweep.experiment
 import gankd.sweep.launch
+import gankd.sweep.nodes
 from gankd.config import build_config, read_preset, with_knobs
 from gankd.errors import StageFailed
 from gankd.pipeline import Job, run
@@ -304,7 +305,8 @@ def test_a_port_in_use(refused: Refused) -> None:
 def test_more_gpus_than_there_are(refused: Refused, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     monkeypatch.setattr(gankd.sweep.experiment, "run_experiment", RUN_EXPERIMENT)
-    monkeypatch.setattr(gankd.sweep.launch, "start_ray", lambda address: {"CPU": 2.0, "GPU": 1.0})
+    monkeypatch.setattr(gankd.sweep.launch, "start_ray", lambda address: None)
+    monkeypatch.setattr(gankd.sweep.nodes, "nodes_of_ray", lambda: [{"CPU": 2.0, "GPU": 1.0}])
     refused(*SWEEP, "--gpus-per-worker", "4096", names=("4096 GPUs", "there is 1", "--gpus-per-worker"))
 
 
