@@ -21,7 +21,7 @@ install: .venv/installed
 tune: install
 	$(BIN)/python tune.py --method $(METHOD) $(ARGS)
 
-# Five kinds of teachers for one student, over five seeds, and the report: half an hour on two cores.
+# Five kinds of teachers for one student, over five seeds, and the report: an hour on two busy cores.
 compare: install
 	test -e runs/sweeps/five_teachers || \
 		$(BIN)/python tune.py --method five_teachers --table teachers --seeds 5 --name five_teachers $(ARGS)
