@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from gankd.method import Gain, Method, Stage
-from gankd.stages.declared import CLASSIFIER_METRICS, QUALITY, classifier, quality, real_statistics, tested, tested_generator
+from gankd.stages.declared import (
+    CLASSIFIER_METRICS,
+    GENERATED_METRICS,
+    QUALITY,
+    classifier,
+    quality,
+    real_statistics,
+    tested,
+    tested_generator,
+)
 from methods.five_teachers.config import FiveTeachersConfig
 from methods.kd_dlgan import EMBEDDED
 from methods.kd_dlgan.config import KdConfig
@@ -17,7 +26,8 @@ from methods.kd_dlgan.config import KdConfig
 HERE, CHECKS = "methods.five_teachers.stages", "gankd.stages.checks"
 BATCH, STUDENT = f"{CHECKS}:check_batch", "methods.cgan_kd.checks:check_student"
 TRANSFER, RGAL, SPAN, DLGAN = (f"methods.{name}" for name in ("cgan_transfer", "rgal", "squeeze_span", "kd_dlgan"))
-TRAINED = ("parameters", "step")
+TRAINED, TRANSFERRED = ("parameters", "step"), ("parameters", "parameters_trained", "step")
+TEXT_TEACHER = ("val_accuracy", "val_accuracy_unseen", "prompt_cosine", "feature_norm", "parameters")
 CLASSES = ("task.old_classes", "task.new_classes")
 
 
@@ -30,6 +40,7 @@ def transfer(name: str, after: str, check: str) -> Stage:
         sections=("task", "training"),
         check=f"{TRANSFER}.checks:{check}",
         shares=("training.batch",),
+        metrics=(*TRANSFERRED, *GENERATED_METRICS),
         on_demand=True,
     )
 
@@ -62,12 +73,19 @@ METHOD = Method(
             sections=CLASSES,
             check=f"{TRANSFER}.checks:check_pretrain",
             shares=("batch",),
+            metrics=TRANSFERRED,
             on_demand=True,
         ),
         transfer("bn", "pretrain", "check_bn"),
         transfer("ft", "bn", "check_transfer"),
         # KD-DLGAN: the plain GAN, whose discriminator also learns from an image-text teacher.
-        Stage("text_teacher", f"{DLGAN}.stages:train_teacher", check=f"{DLGAN}.checks:check_teacher", on_demand=True),
+        Stage(
+            "text_teacher",
+            f"{DLGAN}.stages:train_teacher",
+            check=f"{DLGAN}.checks:check_teacher",
+            metrics=TEXT_TEACHER,
+            on_demand=True,
+        ),
         Stage(
             "embeddings",
             f"{HERE}:embed_data",
@@ -76,6 +94,7 @@ METHOD = Method(
             ignores=frozenset(KdConfig.model_fields) - EMBEDDED,
             sections=("gan.flip",),
             check=f"{DLGAN}.checks:check_prompts",
+            metrics=("images", "prompts"),
             on_demand=True,
         ),
         Stage(
@@ -86,6 +105,7 @@ METHOD = Method(
             sections=("kd",),
             check=f"{DLGAN}.checks:check_gan",
             shares=("batch",),
+            metrics=TRAINED,
             on_demand=True,
         ),
         # Whichever of the three generators is sampled: from here on they are treated alike.
@@ -106,6 +126,7 @@ METHOD = Method(
             inputs=("sampler", "extractor"),
             check=BATCH,
             shares=("batch",),
+            metrics=(),
             on_demand=True,
         ),
         Stage(
@@ -128,13 +149,21 @@ METHOD = Method(
         ),
         replace(quality("quality_inverted", of="inversion", run=f"{QUALITY}:score_images"), on_demand=True),
         # Squeeze & Span: the student's network learns from what the GAN makes on the way to an image, before it sees a label.
-        Stage("pool", f"{SPAN}.stages:draw_pool", inputs=("gan",), check=f"{SPAN}.checks:check_pool", on_demand=True),
+        Stage(
+            "pool",
+            f"{SPAN}.stages:draw_pool",
+            inputs=("gan",),
+            check=f"{SPAN}.checks:check_pool",
+            metrics=("images", "features"),
+            on_demand=True,
+        ),
         Stage(
             "encoder",
             f"{SPAN}.stages:train_encoder",
             inputs=("gan", "pool"),
             check=f"{SPAN}.checks:check_encoder",
             shares=("generated", "real"),
+            metrics=("parameters", "val_accuracy"),
             on_demand=True,
         ),
         Stage(

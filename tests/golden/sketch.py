@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 
 # On top of the smoke preset. BigGAN's Adam has no first moment and next to no epsilon: a gradient of zero but for rounding
 # becomes a whole step, and no two types of CPU agree. With more epsilon they do.
-CALM = {
+CALM: dict[str, dict[str, Any]] = {
     "cgan_kd": {"biggan.adam_eps": 1e-4},
     "cgan_kd_regression": {"ccgan.adam_eps": 1e-2, "ccgan.steps": 8},
     "rgal": {},
@@ -32,6 +32,14 @@ CALM = {
     "rgal_incremental": {},
     "squeeze_span": {"gan.adam_eps": 1e-2, "gan.steps": 8},
     "kd_dlgan": {"gan.adam_eps": 1e-2, "gan.steps": 8},
+    "five_teachers": {
+        "gan.adam_eps": 1e-2,
+        "gan.steps": 8,
+        "pretrain.adam_eps": 1e-2,
+        "pretrain.steps": 8,
+        "training.adam_eps": 1e-2,
+        "training.steps": 8,
+    },
     "cgan_transfer": {"pretrain.adam_eps": 1e-2, "pretrain.steps": 8, "training.adam_eps": 1e-2, "training.steps": 8},
 }
 

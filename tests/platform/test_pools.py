@@ -59,6 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, plugin: Path, empty_store: P
     return place
 
 
+@pytest.mark.long  # the counting of nodes has tests of its own
 def test_shared_stages_and_trials_go_to_their_pools(place: Workplace, cluster: dict[str, Any]) -> None:
     pools = ("--pool", "small", "--shared-pool", "big")
     part = ("--cpus-per-worker", "0.5", "--gpus-per-worker", "0.25")
@@ -73,6 +74,7 @@ def test_shared_stages_and_trials_go_to_their_pools(place: Workplace, cluster: d
     assert told["second"] == [{"raylet": raylets["small"], "gpus": "0"}] * 2
 
 
+@pytest.mark.long
 def test_a_pool_that_no_node_belongs_to_is_refused(place: Workplace, cluster: dict[str, Any]) -> None:
     flags = ("--method", "placed", "--trials", "1", "--set", "first.number=7")
     done = place.tune(*flags, "--address", cluster["address"], "--shared-pool", "huge")
