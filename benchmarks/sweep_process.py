@@ -15,7 +15,11 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 TUNE = str(ROOT / "tune.py")
-SMOKE = ("--method", "cgan_kd", "--preset", "smoke", "--trials", "2", "--checkpoint-seconds", "0", "--name", "mine")
+# First in, first out: which trial ASHA stops depends on when they end.
+SMOKE = (
+    *("--method", "cgan_kd", "--preset", "smoke", "--trials", "2", "--scheduler", "fifo"),
+    *("--checkpoint-seconds", "0", "--name", "mine"),
+)
 
 
 class Sweep:
