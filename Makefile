@@ -23,9 +23,8 @@ tune: install
 
 # Five kinds of teachers for one student, over five seeds, and the report: an hour on two busy cores.
 compare: install
-	test -e runs/sweeps/five_teachers || \
-		$(BIN)/python tune.py --method five_teachers --table teachers --seeds 5 --name five_teachers $(ARGS)
-	$(BIN)/python tune.py --resume five_teachers
+	if test -e runs/sweeps/five_teachers; then $(BIN)/python tune.py --resume five_teachers; else \
+		$(BIN)/python tune.py --method five_teachers --table teachers --seeds 5 --name five_teachers $(ARGS); fi
 	$(BIN)/gankd compare --dataset digits
 	$(BIN)/gankd report five_teachers --out report.html
 

@@ -178,7 +178,7 @@ METHOD = Method(
         # The control: the same start, the same steps, real images only; with `student.kd` it is that plain distillation.
         Stage(
             "control",
-            f"{HERE}:train_control",
+            "methods.cgan_kd.stages:train_control",
             inputs=("baseline", "teacher"),
             section="student",
             ignores=frozenset({"lesson", "fakes", "real_per_fake"}),

@@ -81,7 +81,9 @@ class FiveTeachersConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _one_student(self) -> FiveTeachersConfig:
-        """All rows of a comparison have the same network and as many steps."""
+        """All rows of a comparison have the same network and as many steps. Nobody but the teacher answers."""
+        if self.student.kd == "takd":
+            raise UserError("student.kd = takd learns from an assistant, which this comparison has not; take another loss")
 
         def network(section: Any) -> str:
             return section.network + (f" of width {section.width}" if section.width else "")

@@ -85,13 +85,6 @@ def train_student(
     return fit_student(ctx, cfg, data, start, fakes, teacher)
 
 
-def train_control(
-    ctx: Context, cfg: LessonConfig, data: DataSet, baseline: Artifact, teacher: Artifact | None = None
-) -> dict[str, float]:
-    """The control: the same start, the same steps, real images only."""
-    return fit_student(ctx, cfg, data, models.load(baseline.path), None, teacher)
-
-
 def as_classifier(data: DataSet, encoder: Artifact | None) -> Any:
     """An encoder's network, with a fresh last layer."""
     assert encoder is not None

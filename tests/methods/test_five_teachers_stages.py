@@ -89,9 +89,10 @@ def test_a_row_needs_its_teachers_stages_and_no_others(lesson: str, kind: str, r
     [
         ({"inversion__width": 8}, "inversion is small_cnn of width 8 but baseline is small_cnn of width 4"),
         ({"encoder__width": 8}, "encoder is small_cnn of width 8 but baseline is small_cnn of width 4"),
+        ({"student__kd": "takd"}, "takd learns from an assistant, which this comparison has not"),
         ({"student__steps": 21}, r"4 rounds of 5 steps, but student\.steps is 21"),
     ],
 )
-def test_another_student_or_budget_is_refused(knobs: dict[str, Any], message: str) -> None:
+def test_another_student_budget_or_teacher_is_refused(knobs: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config_of(**knobs)
