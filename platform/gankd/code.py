@@ -107,9 +107,9 @@ class Package:
             if parsed is None:
                 self._definitions[place] = "", set()
             elif name in parsed.definitions:
-                nodes = parsed.definitions[name]
-                found = [name for node in nodes for name in self._references(node, module, parsed)]
-                self._definitions[place] = "".join(map(_text, nodes)), set(found)
+                nodes: list[ast.AST] = []
+                text = "".join(_text(node, nodes) for node in parsed.definitions[name])
+                self._definitions[place] = text, set(self._references(nodes, module, parsed))
             elif name in parsed.imports:  # imported there from elsewhere
                 self._definitions[place] = "", {parsed.imports[name]}
             elif not name:  # the whole module
@@ -118,25 +118,26 @@ class Package:
                 self._definitions[place] = "", {(f"{module}.{name}", "")}
         return self._definitions[place]
 
-    def _references(self, node: ast.AST, module: str, parsed: Module) -> Iterator[Name]:
-        """What the names and strings in a definition stand for."""
-        local, attributes, nodes = parsed.imports, set(), list(ast.walk(node))
-        for inner in nodes:
-            if isinstance(inner, (ast.Import, ast.ImportFrom)):
-                local = local | _bindings(inner, module)
-        for inner in nodes:
-            if isinstance(inner, ast.Attribute) and isinstance(inner.value, ast.Name) and inner.value.id in local:
-                target = self._as_module(*local[inner.value.id])
-                if target:
-                    attributes.add(inner.value)  # of a module only what is taken from it counts
-                    yield target, inner.attr
-            elif isinstance(inner, ast.Name) and inner not in attributes:
-                if inner.id in local:
-                    yield local[inner.id]
-                elif inner.id in parsed.definitions:
-                    yield module, inner.id
-            elif isinstance(inner, ast.Constant) and inner.value in self.networks:
-                target, _, name = self.networks[str(inner.value)].partition(":")
+    def _references(self, nodes: list[ast.AST], module: str, parsed: Module) -> Iterator[Name]:
+        """What the names and strings among the nodes of a definition, outer ones first, stand for."""
+        local, attributes = parsed.imports, set()
+        for node in nodes:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                local = local | _bindings(node, module)
+        for node in nodes:
+            if isinstance(node, ast.Attribute):
+                if isinstance(node.value, ast.Name) and node.value.id in local:
+                    target = self._as_module(*local[node.value.id])
+                    if target:
+                        attributes.add(node.value)  # of a module only what is taken from it counts
+                        yield target, node.attr
+            elif isinstance(node, ast.Name) and node not in attributes:
+                if node.id in local:
+                    yield local[node.id]
+                elif node.id in parsed.definitions:
+                    yield module, node.id
+            elif isinstance(node, ast.Constant) and node.value in self.networks:
+                target, _, name = self.networks[str(node.value)].partition(":")
                 yield target, name
 
     def _as_module(self, module: str, attribute: str) -> str | None:
@@ -195,25 +196,40 @@ def _bindings(node: ast.Import | ast.ImportFrom, module: str) -> dict[str, Name]
     return {alias.asname or alias.name: (source, alias.name) for alias in node.names}
 
 
-SKIPPED = {"annotation", "returns", "type_comment", "type_params", "ctx", "simple", "kind", "type_ignores"}
+# Parts that leave no text; a name in an annotation still refers to something.
+ANNOTATIONS = {"annotation", "returns", "type_params"}
+SKIPPED = {"type_comment", "ctx", "simple", "kind", "type_ignores"}
+REFERRING = (ast.Attribute, ast.Import, ast.ImportFrom)
 
 
-def _text(node: object) -> str:
-    """A syntax tree as text without positions, docstrings, annotations and knobs' declarations; equal on all Pythons."""
+def _text(node: object, nodes: list[ast.AST]) -> str:
+    """A syntax tree as text without positions, docstrings, annotations and knobs' declarations; equal on all Pythons.
+
+    Into `nodes` go the names, attributes, constants and imports in it, outer ones first: one walk for both, since a method
+    has some 10,000 nodes and every command starts with this.
+    """
+    if isinstance(node, ast.Name):
+        nodes.append(node)
+        return f"(Name id={node.id!r})"
+    if isinstance(node, ast.Constant):
+        nodes.append(node)
+        return "(Constant)" if node.value is None else f"(Constant value={node.value!r})"
     if isinstance(node, list):
-        return f"[{','.join(filter(None, map(_text, node)))}]"
+        return f"[{','.join(filter(None, [_text(each, nodes) for each in node]))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
         return ""  # a docstring, or a comment in the form of a string
-    if isinstance(node, ast.AnnAssign) and _is_knob(node.value):
-        return ""
+    if isinstance(node, REFERRING):
+        nodes.append(node)
     text = type(node).__name__
     for name in node._fields:
         value = getattr(node, name, None)
         if value is not None and value != [] and name not in SKIPPED:
-            text += f" {name}={_text(value)}"
-    return f"({text})"
+            part = _text(value, nodes)
+            if name not in ANNOTATIONS:
+                text += f" {name}={part}"
+    return "" if isinstance(node, ast.AnnAssign) and _is_knob(node.value) else f"({text})"
 
 
 def _is_knob(value: ast.expr | None) -> bool:

@@ -17,6 +17,7 @@ from tests.end_to_end.conftest import Refused
 SWEEP = ("--method", "kd_dlgan", "--preset", "smoke")
 
 
+@pytest.mark.long  # RGAL's is of its kind
 def test_a_sweep(workplace: Workplace) -> None:
     workplace.make("kd_dlgan", ("feature_classifier", "real_statistics", "teacher", "embeddings", "control"), {})
     done = workplace.tune(*SWEEP, "--trials", "1", "--scheduler", "fifo", "--name", "first")

@@ -23,6 +23,7 @@ def workers(place: Workplace, method: str) -> dict[str, int]:
     return {manifest["stage"]: manifest["workers"] for manifest in manifests if "workers" in manifest}
 
 
+@pytest.mark.long  # what two workers compute, and end with, is tested in processes of their own
 def test_a_trial_on_two_workers(tmp_path: Path, plugin: Path, empty_store: Path) -> None:
     place = Workplace(tmp_path, plugin, database=empty_store, cores=2)
     shared = [stage.name for stage in find_method("tiny_gan").shared(["student.lr"])]
