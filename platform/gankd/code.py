@@ -205,8 +205,8 @@ REFERRING = (ast.Attribute, ast.Import, ast.ImportFrom)
 def _text(node: object, nodes: list[ast.AST]) -> str:
     """A syntax tree as text without positions, docstrings, annotations and knobs' declarations; equal on all Pythons.
 
-    Into `nodes` go the names, attributes, constants and imports in it, outer ones first: one walk for both, since a method
-    has some 10,000 nodes and every command starts with this.
+    Into `nodes` go the names, attributes, constants and imports in it, outer ones first: one walk for both, since every
+    sweep starts with this.
     """
     if isinstance(node, ast.Name):
         nodes.append(node)
