@@ -102,6 +102,7 @@ METHOD = Method(
     registered={"generator": "quality/fid_regressor", "student": "student/val_mae"},
     networks={
         "label_embedding": f"{HERE}.label_embedding:LabelEmbedding",
+        "fourier_features": f"{HERE}.label_embedding:FourierFeatures",
         "sagan": f"{HERE}.sagan:Generator",
         "sagan_discriminator": f"{HERE}.sagan:Discriminator",
         "sparse_autoencoder": f"{HERE}.autoencoder:SparseAutoencoder",

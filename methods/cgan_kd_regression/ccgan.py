@@ -83,6 +83,7 @@ def build_ccgan(cfg: CcganConfig, data: DataSet, embedding: Any) -> tuple[Any, A
         "image_channels": data.image_channels,
         "width": cfg.width,
         "embed_dim": embedding.dim,
+        "embedding": embedding.kind,
         "attention": cfg.attention,
     }
     generator = models.build("sagan", dim_z=cfg.dim_z, **common)

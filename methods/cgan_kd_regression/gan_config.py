@@ -16,8 +16,15 @@ SAGAN_SIZES = (16, 32, 64)  # pixels
 
 
 class LabelEmbeddingConfig(Section):
-    """Two networks: image -> h -> label, and label -> h, which inverts the first one's head and is kept."""
+    """h, what a label becomes. Learned: by two networks, image -> h -> label, and label -> h, which inverts the first one's head
+    and is kept. Fourier: fixed waves over the range."""
 
+    kind: Literal["learned", "fourier"] = knob(
+        "learned", "h by two networks (ILI), or cosines and sines of the label, of which none is trained", origin=ILI
+    )
+    frequencies: int = knob(
+        6, "with fourier: cosines and sines of up to so many half periods over the range", origin="ours", ge=1, le=64
+    )
     dim: int = knob(128, "width of h, what a label becomes", unit="numbers", origin=ILI, ge=32, le=1024, multiple_of=8)
     trunk: Literal["resnet34", "small"] = knob("resnet34", "body of the image network; `small` for 16 or 32 px", origin=ILI)
     width: int = knob(16, "width of the trunk `small`", unit="channels", origin="ours", ge=1, le=512)
@@ -47,7 +54,10 @@ class LabelEmbeddingConfig(Section):
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
     def inert(self) -> frozenset[str]:
-        return frozenset({"width"}) if self.trunk == "resnet34" else frozenset()
+        """Of fixed waves only their number counts."""
+        if self.kind == "fourier":
+            return frozenset(type(self).model_fields) - {"kind", "frequencies"}
+        return frozenset({"frequencies", "width"} if self.trunk == "resnet34" else {"frequencies"})
 
 
 class CcganConfig(GanTrainingConfig):

@@ -1,10 +1,13 @@
-"""ILI, the improved label input of CcGAN: a label enters the networks as h, a vector that also an image's network knows.
+"""What a label enters the networks as: a vector h.
 
-Net A reads the label off an image: image -> h -> y. Net B, trained after it, goes from the label to an h of which A's head h -> y
-says that label again. B is kept, and frozen.
+ILI, the improved label input of CcGAN, learns it. Net A reads the label off an image: image -> h -> y. Net B, trained after it,
+goes from the label to an h of which A's head h -> y says that label again. B is kept, and frozen. Or h is fixed: waves over the
+range of labels.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +36,8 @@ class LabelEmbedding(nn.Module):
     low, high: range of the labels. What h is of labels outside it was never learned.
     """
 
+    kind = "learned"
+
     def __init__(self, low: float, high: float, dim: int = 128) -> None:
         super().__init__()
         self.task, self.dim = Continuous(low, high, ""), dim
@@ -49,6 +54,27 @@ class LabelEmbedding(nn.Module):
         with torch.autocast(places.device.type, enabled=False):
             h: Tensor = self.layers(places[:, None] + 1e-8)
             return h
+
+
+class FourierFeatures(nn.Module):
+    """cos(k pi y), sin(k pi y), k = 1 to dim / 2, y the place of the label in its range: labels (N,) to (N, dim), in [-1, 1].
+
+    Half periods, because the two ends of a range are not the same label. <h(y), h(y')> depends on the distance of y and y' alone.
+    """
+
+    kind = "fourier"
+
+    def __init__(self, low: float, high: float, dim: int = 12) -> None:
+        super().__init__()
+        self.task, self.dim = Continuous(low, high, ""), dim
+
+    def forward(self, labels: Tensor) -> Tensor:
+        halves = torch.arange(1, self.dim // 2 + 1, device=labels.device)
+        phases = math.pi * self.task.place(labels).float()[:, None] * halves
+        return torch.cat([phases.cos(), phases.sin()], dim=1)
+
+
+KINDS = {network.kind: network for network in (LabelEmbedding, FourierFeatures)}
 
 
 class ImageNetwork(nn.Module):
@@ -152,7 +178,9 @@ class LabelEmbeddingTraining(Algorithm):
 
 
 def train_label_embedding(ctx: Context, cfg: LabelEmbeddingConfig, data: DataSet) -> dict[str, float]:
-    """Nets A and B, one after the other. Makes net B, a `LabelEmbedding` that holds the label's range."""
+    """Nets A and B, one after the other. Makes net B, a `LabelEmbedding` that holds the label's range; or `FourierFeatures`."""
+    if cfg.kind == "fourier":
+        return keep_fourier_features(ctx, cfg, data)
     for batch, what in ((cfg.batch, "batch"), (cfg.label_batch, "label_batch")):
         ctx.share(batch, what)
     training = LabelEmbeddingTraining(ctx, cfg, data)
@@ -160,3 +188,11 @@ def train_label_embedding(ctx: Context, cfg: LabelEmbeddingConfig, data: DataSet
     metrics = train(ctx, training, steps=steps, batch=cfg.batch, evaluate_every=max(1, steps // EVALUATIONS))
     models.save(training.labels, ctx.out)
     return metrics | {"parameters": float(sum(p.numel() for p in training.labels.parameters()))}
+
+
+def keep_fourier_features(ctx: Context, cfg: LabelEmbeddingConfig, data: DataSet) -> dict[str, float]:
+    """Waves over the range of labels, which nothing has to be trained for."""
+    task = task_of(data)
+    assert isinstance(task, Continuous)
+    models.save(models.build("fourier_features", low=task.low, high=task.high, dim=2 * cfg.frequencies), ctx.out)
+    return {"parameters": 0.0}

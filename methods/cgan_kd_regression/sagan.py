@@ -1,4 +1,4 @@
-"""CcGAN's networks: a SAGAN (Zhang et al. 2018) whose label enters as h by a frozen `LabelEmbedding` inside.
+"""CcGAN's networks: a SAGAN (Zhang et al. 2018) whose label enters as h by an embedding inside that is not trained.
 
 The paper's are for 64 px; those for 32 and 16 px lack the coarsest blocks.
 """
@@ -17,7 +17,7 @@ from gankd.models.biggan_blocks import BOTTOM, DiscriminatorBlock, GeneratorBloc
 from gankd.models.generative import Generative
 from gankd.models.spectral_norm import SNConv2d, SNLinear, initialise
 from methods.cgan_kd_regression.gan_config import SAGAN_SIZES
-from methods.cgan_kd_regression.label_embedding import LabelEmbedding
+from methods.cgan_kd_regression.label_embedding import KINDS
 
 
 class BiasedSelfAttention(SelfAttention):
@@ -53,7 +53,7 @@ class Generator(Generative):
 
     def __init__(
         self, low: float, high: float, image_size: int = 64, image_channels: int = 3, width: int = 64, dim_z: int = 256,
-        embed_dim: int = 128, attention: bool = True,
+        embed_dim: int = 128, attention: bool = True, embedding: str = "learned",
     ) -> None:  # fmt: skip
         super().__init__()
         self.dim_z, doublings = dim_z, doublings_of(image_size)
@@ -64,7 +64,7 @@ class Generator(Generative):
         self.bn = BatchNorm(width)
         self.to_image = SNConv2d(width, image_channels, 3, padding=1)
         _initialise(self)
-        self.embedding = LabelEmbedding(low, high, embed_dim).requires_grad_(False)
+        self.embedding = KINDS[embedding](low, high, embed_dim).requires_grad_(False)
 
     @property
     def label_range(self) -> tuple[float, float]:
@@ -91,7 +91,7 @@ class Discriminator(nn.Module):
 
     def __init__(
         self, low: float, high: float, image_size: int = 64, image_channels: int = 3, width: int = 64, embed_dim: int = 128,
-        attention: bool = True, rectified_shortcuts: bool = False,
+        attention: bool = True, rectified_shortcuts: bool = False, embedding: str = "learned",
     ) -> None:  # fmt: skip
         super().__init__()
         self.rectified_shortcuts, halvings = rectified_shortcuts, doublings_of(image_size)
@@ -104,7 +104,7 @@ class Discriminator(nn.Module):
         self.linear = SNLinear(features, 1)
         self.project = SNLinear(embed_dim, features, bias=False)
         _initialise(self)
-        self.embedding = LabelEmbedding(low, high, embed_dim).requires_grad_(False)
+        self.embedding = KINDS[embedding](low, high, embed_dim).requires_grad_(False)
 
     def features(self, images: Tensor) -> Tensor:
         """phi, (N, F), in the parameters' precision."""

@@ -17,7 +17,7 @@ from gankd.models.biggan_blocks import DiscriminatorBlock, GeneratorBlock
 from gankd.models.spectral_norm import SpectralNorm
 from gankd.stages.gan_losses import gan_loss
 from gankd.stages.task import Continuous
-from methods.cgan_kd_regression.label_embedding import ImageNetwork, LabelEmbedding
+from methods.cgan_kd_regression.label_embedding import FourierFeatures, ImageNetwork, LabelEmbedding
 from methods.cgan_kd_regression.sagan import BiasedSelfAttention, Discriminator, Generator
 from methods.cgan_kd_regression.vicinity import VicinalLabels, Vicinity, noise_width, rule_of_thumb, vicinity_width
 
@@ -251,6 +251,23 @@ def test_label_embedding_of_the_reference() -> None:
     embedding = filled(LabelEmbedding(-90, 90, 16), **{f"layers.{key}": value for key, value in weights.items()})
     close(embedding(arrays["y2h_y"] * 180 - 90).detach(), arrays["y2h_out"], 1e-3)
     close(cast(LabelEmbedding, embedding).of_places(arrays["y2h_y"]).detach(), arrays["y2h_out"])
+
+
+def test_fourier_features_know_how_far_apart_labels_are_and_nothing_else() -> None:
+    features = FourierFeatures(-90, 90, 12)
+    y = torch.linspace(-90, 90, 19)  # every 10 degrees
+    kernel = features(y) @ features(y).T
+    for distance in range(19):
+        along = kernel.diagonal(distance)
+        close(along, along[:1].expand_as(along))  # wherever in the range
+    close(kernel.diagonal(), torch.full((19,), 6.0), 1e-6)
+    assert kernel[0].argmax() == 0  # the range's ends are no neighbours
+    assert kernel[0, -1] == pytest.approx(0, abs=1e-4)  # sum of (-1)^k, k = 1 to 6
+    close(features(torch.tensor([-90.0, 0]))[:, :2], [[1.0, 1.0], [0.0, -1.0]], 1e-5)  # cos 0, cos 0; cos pi / 2, cos pi
+    assert not list(features.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(features(y), FourierFeatures(-90, 90, 12)(y))
+    assert features(y).dtype == torch.float32
 
 
 def count(network: nn.Module) -> int:

@@ -30,6 +30,7 @@ PACKAGE = "methods.cgan_kd_regression"
 models.allow(
     {
         "label_embedding": f"{PACKAGE}.label_embedding:LabelEmbedding",
+        "fourier_features": f"{PACKAGE}.label_embedding:FourierFeatures",
         "sagan": f"{PACKAGE}.sagan:Generator",
         "sagan_discriminator": f"{PACKAGE}.sagan:Discriminator",
     }
@@ -130,6 +131,32 @@ def test_the_embedding_is_learned_and_tells_its_labels(embedded: tuple[Path, dic
     assert metrics["val_mae"] < 30  # 45 by answering 0 always
     assert metrics["label_mae"] < 10
     assert embedding(torch.tensor([-90.0, 0, 90])).shape == (3, 32)
+
+
+def test_fixed_features_of_the_label_need_no_training(data: DataSet, tmp_path: Path) -> None:
+    cfg = LabelEmbeddingConfig(kind="fourier", frequencies=3)
+    metrics = train_label_embedding(ctx := context(tmp_path, "label_embedding"), cfg, data)
+    assert metrics == {"parameters": 0}
+    embedding = models.load(ctx.out)
+    assert embedding.recipe == {"name": "fourier_features", "low": -90.0, "high": 90.0, "dim": 6}
+    one = gan_training(tmp_path, data, ctx.out)
+    labels = torch.tensor([-90.0, 12, 90])
+    for network in (one.generator, one.discriminator):
+        assert torch.equal(network.embedding(labels), embedding(labels))
+    before = {name: value.clone() for name, value in state(one).items()}
+    one.step(0, torch.Generator().manual_seed(0))
+    assert any(not torch.equal(value, before[name]) for name, value in state(one).items())
+    models.save(one.generator, tmp_path / "kept")
+    kept = models.load(tmp_path / "kept")
+    z = torch.randn(3, 4)
+    torch.testing.assert_close(kept.eval()(z, labels), one.generator.eval()(z, labels))
+
+
+def test_knobs_of_the_kind_that_is_not_used_change_no_key() -> None:
+    assert LabelEmbeddingConfig(kind="fourier").inert() >= {"dim", "epochs", "trunk", "lr", "precision"}
+    assert not {"kind", "frequencies"} & LabelEmbeddingConfig(kind="fourier").inert()
+    assert LabelEmbeddingConfig().inert() == {"frequencies", "width"}
+    assert LabelEmbeddingConfig(trunk="small").inert() == {"frequencies"}
 
 
 @pytest.mark.parametrize("at", [7, 15])  # in either network's part
