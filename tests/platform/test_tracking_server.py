@@ -93,6 +93,8 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         assert sorted(run.data.tags["gankd.kind"] for run in runs) == ["stage", "sweep", "trial"]
         assert client.get_run(tracker.run_of(trial="t0")).info.status == "FINISHED"
     assert not tracker.finish("finished")  # the server is gone: said, not raised
+    with pytest.raises(UserError, match=r"cannot be opened .* start that server"):
+        tracker.run_of(key="n" * 16)  # what registering asks for
     warnings = [record.message for record in caplog.records if record.name == "gankd.tracking.tracker"]
     assert sum("does not answer" in text for text in warnings) == 2
     assert sum("answers again" in text for text in warnings) == 1

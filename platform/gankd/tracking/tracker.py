@@ -25,7 +25,7 @@ from typing import Any
 
 from gankd.errors import UserError
 from gankd.store.events import CLOSED, Cursor, Event, EventReader
-from gankd.tracking.client import explained, first_line, is_refusal, public
+from gankd.tracking.client import answering, explained, first_line, is_refusal, public
 from gankd.tracking.database import FILE, sqlite_uri
 from gankd.tracking.provenance import DataInput, source_tags
 from gankd.tracking.runs import Runs, stage_title
@@ -50,8 +50,8 @@ class Tracker:
         cursor_path: file that remembers which events were accepted.
         data: the data set that the runs are shown with.
 
-    Raises UserError when the tracking store cannot be opened, or the cursor's folder cannot be made. Afterwards no method
-    raises because the server is away.
+    Raises UserError when the tracking store cannot be opened, or the cursor's folder cannot be made. Afterwards only
+    `pump` and `run_of` raise because the server is away: training goes on without it, registering cannot.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class Tracker:
         self._found[key] = manifest
 
     def run_of(self, *, trial: str = "", key: str = "") -> str:
-        """Id of the run of a trial, of a stage key, or of the sweep; made where missing."""
-        with self._lock:  # or the thread that pumps would make it too
+        """Id of the run of a trial, of a stage key, or of the sweep, made where missing. UserError: the server is away."""
+        with self._lock, answering(self.uri):  # locked, or the thread that pumps would make it too
             return self._run_of(key, trial)
 
     def _run_of(self, key: str, trial: str) -> str:
