@@ -17,7 +17,7 @@ SAGAN_SIZES = (16, 32, 64)  # pixels
 
 class LabelEmbeddingConfig(Section):
     """h, what a label becomes. Learned: by two networks, image -> h -> label, and label -> h, which inverts the first one's head
-    and is kept. Fourier: fixed waves over the range."""
+    and is kept. Fourier: cosines and sines of the label's place in its range."""
 
     kind: Literal["learned", "fourier"] = knob(
         "learned", "h by two networks (ILI), or cosines and sines of the label, of which none is trained", origin=ILI
@@ -54,7 +54,7 @@ class LabelEmbeddingConfig(Section):
     precision: Precision = knob("auto", "bf16 autocast or fp32; auto = bf16 on a GPU", origin="ours")
 
     def inert(self) -> frozenset[str]:
-        """Of fixed waves only their number counts."""
+        """Of Fourier features only their number counts."""
         if self.kind == "fourier":
             return frozenset(type(self).model_fields) - {"kind", "frequencies"}
         return frozenset({"frequencies", "width"} if self.trunk == "resnet34" else {"frequencies"})

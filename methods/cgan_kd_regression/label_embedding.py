@@ -1,8 +1,8 @@
 """What a label enters the networks as: a vector h.
 
 ILI, the improved label input of CcGAN, learns it. Net A reads the label off an image: image -> h -> y. Net B, trained after it,
-goes from the label to an h of which A's head h -> y says that label again. B is kept, and frozen. Or h is fixed: waves over the
-range of labels.
+goes from the label to an h of which A's head h -> y says that label again. B is kept, and frozen. Or h is fixed: Fourier
+features of the label's place in its range.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def train_label_embedding(ctx: Context, cfg: LabelEmbeddingConfig, data: DataSet
 
 
 def keep_fourier_features(ctx: Context, cfg: LabelEmbeddingConfig, data: DataSet) -> dict[str, float]:
-    """Waves over the range of labels, which nothing has to be trained for."""
+    """Fourier features hold the range of labels, and nothing is trained."""
     task = task_of(data)
     assert isinstance(task, Continuous)
     models.save(models.build("fourier_features", low=task.low, high=task.high, dim=2 * cfg.frequencies), ctx.out)
