@@ -31,9 +31,9 @@ compare: install
 # Two processes take whole files in order, the end-to-end tests first: a long one begun last would leave a core idle.
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-# The inner loop: what starts no Ray, no server and no browser.
+# The inner loop: formulas, networks, settings and files; nothing that trains a stage or starts other processes' work.
 test-unit: install
-	$(PYTEST) tests/unit tests/methods tests/golden
+	$(PYTEST) tests/unit tests/methods
 
 test: install
 	$(PYTEST)

@@ -70,7 +70,8 @@ def signals(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str,
             time.sleep(rng.uniform(0.5, 1.5) if not moment else 0)
             sent = time.monotonic()
             for _ in range(1 + twice):
-                (os.killpg if group and sweep.process.poll() is None else os.kill)(sweep.process.pid, number)
+                if sweep.process.poll() is None:  # the second may find it gone
+                    (os.killpg if group else os.kill)(sweep.process.pid, number)
                 time.sleep(0.3)
             sweep.wait_for("; nothing ")
             said = time.monotonic() - sent
@@ -170,7 +171,8 @@ def inputs(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str, 
                 shutil.copy(file, aside)
         sweep = Sweep(aside, *arguments)
         code, lines = sweep.end(), sweep.said().strip().splitlines()
-        well = code == 2 and len(lines) == 1 and lines[0].startswith("error: ")
+        # What asks the cluster is refused after the lines that say what is to be swept.
+        well = code == 2 and lines[-1].startswith("error: ") and all(line.startswith(("sweep ", "data ")) for line in lines[:-1])
         shown = " ".join(arguments[-2:]).encode(errors="replace").decode()[:60]
         return "wrong input", f"{shown}: exit {code}, {lines[-1][:100] if lines else 'silent'}", well
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from biggan_fixtures import close, fixture
 
 from gankd.errors import UserError
 from gankd.models import diffaugment
+from tests.unit.biggan_fixtures import close, fixture
 
 ALL = ("color", "translation", "cutout")
 

@@ -5,7 +5,6 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from biggan_fixtures import close, fixture
 from torch import nn
 
 from gankd.errors import UserError
@@ -13,6 +12,7 @@ from gankd.models.batch_norm import BatchNorm, ConditionalBatchNorm, standing_st
 from gankd.models.biggan_blocks import DiscriminatorBlock, GeneratorBlock, SelfAttention, condition_layer
 from gankd.models.biggan_import import our_names
 from gankd.models.spectral_norm import SNConv2d, SNEmbedding, SNLinear, as_matrix, initialise, power_step
+from tests.unit.biggan_fixtures import close, fixture
 
 
 def spectral_layer(name: str, weight: torch.Tensor) -> nn.Module:

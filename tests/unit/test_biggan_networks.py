@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from biggan_fixtures import close, fixture, names
 
 from gankd.errors import UserError
 from gankd.models import build, load, save
 from gankd.models.biggan_import import import_discriminator, import_generator, our_names
+from tests.unit.biggan_fixtures import close, fixture, names
 
 SN_EPS = 1e-6
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from biggan_fixtures import close, fixture, names
 from torch import Tensor
 
 from gankd.errors import UserError
 from gankd.models import build, load, save
 from gankd.models.biggan_import import import_discriminator, import_generator, our_names
 from gankd.models.biggan_transfer import TransferBatchNorm, take_over, with_fresh_classes
+from tests.unit.biggan_fixtures import close, fixture, names
 
 
 def variant_of(name: str) -> Any:
@@ -91,7 +91,8 @@ def test_transfer_of_a_pretrained_generator(name: str) -> None:
 
 def fixture_texts(name: str) -> dict[str, list[str]]:
     import numpy as np
-    from biggan_fixtures import FIXTURES
+
+    from tests.unit.biggan_fixtures import FIXTURES
 
     with np.load(FIXTURES / f"{name}.npz", allow_pickle=False) as arrays:
         return {key: arrays[key].tolist() for key in arrays.files if arrays[key].dtype.kind == "U"}
@@ -129,15 +130,13 @@ def test_a_one_hot_start_makes_exactly_the_old_classs_images(latent: dict[str, A
         new(z, torch.zeros(8, 5).double())
 
 
-def test_it_saves_loads_and_exports(tmp_path: Any) -> None:
+def test_it_saves_and_loads(tmp_path: Any) -> None:
     new = build("biggan_transfer", old_classes=5, classes=3, hierarchical=True, **small()).eval()
     save(new, tmp_path)
     again = load(tmp_path)
     z, labels = torch.randn(4, new.dim_z), torch.tensor([0, 2, 1, 1])
     with torch.no_grad():
         assert torch.equal(again(z, labels), new(z, labels))
-        exported = torch.export.export(new, (z, labels))
-        close(exported.module()(z, labels), new(z, labels), 1e-6)
 
 
 def test_bf16_follows_fp32() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metric_fixtures import on_threads
 from torch import Tensor, nn
 
 from gankd import models
@@ -37,6 +36,7 @@ from gankd.stages.quality import test_generator as measure_on_test
 from gankd.stages.sections import ClassifierConfig, ContinuousQualityConfig, GanTrainingConfig, QualityConfig
 from gankd.store import Artifact, Store
 from gankd.store.artifact import seal
+from tests.unit.metric_fixtures import on_threads
 
 LOW, HIGH = -90.0, 90.0
 CFG = ContinuousQualityConfig(images=200, batch=64, windows=6, window_radius=15.0, kid_subset_size=20)

@@ -75,6 +75,13 @@ def test_outputs_are_the_same_and_the_example_runs(
     assert kind == "safetensors" or float(said.split()[-1]) <= 1e-5
 
 
+def test_a_generator_that_combines_old_classes_is_exported(tmp_path: Path, registered: Callable[[Any], None]) -> None:
+    torch.manual_seed(0)
+    sizes = {"image_size": 16, "image_channels": 1, "width": 4, "dim_z": 12, "hierarchical": True}
+    registered(models.build("biggan_transfer", old_classes=5, classes=3, **sizes).eval())
+    assert export_network("digits-generator", "torch-export", tmp_path / "out", "").difference <= 1e-5
+
+
 def test_weights_have_the_names_of_public_implementations(tmp_path: Path, registered: Callable[[Any], None]) -> None:
     network = student(normalisation=[[0.5] * 3, [0.25] * 3])
     registered(network)

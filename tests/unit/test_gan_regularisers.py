@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from gan_fixtures import CLASSES, generator_at, networks, training
 from torch import Tensor
 
 from gankd.config import build_config
@@ -16,6 +15,7 @@ from gankd.stages.gan import GANTraining
 from gankd.stages.gan_batch import Seen
 from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, gradient_penalty, mode_seeking
 from gankd.stages.sections import GanTrainingConfig
+from tests.unit.gan_fixtures import CLASSES, generator_at, networks, training
 
 ADA = {"ada_target": 0.6, "diffaugment": ("translation", "cutout")}
 ALL = {"mode_seeking": 0.1, "lecam": 0.3, "lecam_start": 0, "transition": (0.1, 0.7), "steps": 4} | ADA
@@ -198,7 +198,7 @@ def test_refused(knobs: dict[str, Any], says: str) -> None:
 
 
 def test_a_workers_part_of_a_pair_is_refused() -> None:
-    from gan_fixtures import context, reals
+    from tests.unit.gan_fixtures import context, reals
 
     cfg = GanTrainingConfig(batch=6, mode_seeking=0.1, diffaugment=())
     with pytest.raises(UserError, match="a worker's part of the GAN's batch is 3"):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from gan_fixtures import CLASSES, generator_at, networks, reals, training
 from torch import Tensor, nn
 
 from gankd.stages.gan import GANTraining
 from gankd.stages.gan_batch import Batch, Seen
 from gankd.stages.gan_losses import hinge_discriminator
+from tests.unit.gan_fixtures import CLASSES, generator_at, networks, reals, training
 
 
 def test_a_term_sees_the_batch_and_is_added_to_the_loss() -> None:

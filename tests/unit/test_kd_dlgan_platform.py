@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from biggan_fixtures import close, fixture
 
 from gankd.data import splits
 from gankd.metrics.extractors import quantise
@@ -13,6 +12,7 @@ from gankd.metrics.moments import Moments
 from gankd.models import diffaugment
 from gankd.models.biggan_import import import_discriminator, import_generator, our_names
 from gankd.models.spectral_norm import SNLinear
+from tests.unit.biggan_fixtures import close, fixture
 
 HEAD = ("linear_cls_1", "linear_cls_2")
 

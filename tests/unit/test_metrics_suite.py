@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from metric_fixtures import on_threads
 from torch import Tensor
 
 from gankd.data import Split
@@ -21,6 +20,7 @@ from gankd.models import build
 from gankd.models.generative import Generative
 from gankd.stages.quality import Renumbered, generated_features, generated_labels, real_features, score_network
 from gankd.stages.sections import QualityConfig
+from tests.unit.metric_fixtures import on_threads
 
 CFG = QualityConfig(neighbours=3)
 PAIRED = ("kid", "kmmd", "mmd2_u", "precision", "recall", "density", "coverage", "intra_fid")

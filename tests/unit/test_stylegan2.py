@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from biggan_fixtures import close, fixture
 from torch import Tensor, nn
 
 from gankd.errors import UserError
 from gankd.models import build, load, save
 from gankd.models.stylegan2_layers import batch_spread, with_maps_of
+from tests.unit.biggan_fixtures import close, fixture
 
 TINY = {"channel_base": 128, "channel_max": 12}
 ARCHITECTURES = ["skip", "orig", "resnet"]

@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from biggan_fixtures import close, fixture
-from gan_fixtures import context, generator_at, networks, reals, training
 from torch import Tensor, nn
 
 from gankd.errors import UserError
@@ -24,6 +22,8 @@ from gankd.stages.gan_losses import (
     softplus_generator,
 )
 from gankd.stages.sections import GanTrainingConfig
+from tests.unit.biggan_fixtures import close, fixture
+from tests.unit.gan_fixtures import context, generator_at, networks, reals, training
 
 
 def test_hinge_and_softplus() -> None:
