@@ -127,9 +127,9 @@ def path_knobs(config: MethodConfig) -> dict[str, str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' when something is close, else ''."""
+    """'; did you mean ...?' when something else is close, '' when nothing is or the name itself is known."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near and near[0] != name else ""
 
 
 def knobs(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gankd.config import build_config, digest, identity, knobs, parse_overrides, read_preset, value_of, with_knobs
+from gankd.config import build_config, digest, identity, knobs, nearest, parse_overrides, read_preset, value_of, with_knobs
 from gankd.errors import UserError
 from gankd.paths import absolute_path
 from gankd.registry import find_method
@@ -105,6 +105,11 @@ def test_a_wrong_knob_is_named_with_its_value_and_what_is_allowed(changes: dict[
 def test_an_assignment_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--set"):
         parse_overrides([text])
+
+
+@pytest.mark.parametrize("name", ["digits", "zzz"])
+def test_no_name_is_proposed_in_place_of_itself_or_of_a_far_one(name: str) -> None:
+    assert nearest(name, ["digits", "cifar10"]) == ""
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_name() -> None:

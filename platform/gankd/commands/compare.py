@@ -57,7 +57,7 @@ def sweeps_on(dataset: str) -> list[FinishedSweep]:
     sweeps = finished_sweeps(uri, dataset) if TITLE.fullmatch(dataset) else []
     if not sweeps:
         tracked = tracked_datasets(uri)
-        near = nearest(dataset, [*tracked, *NAMES]) if dataset not in tracked else ""
+        near = nearest(dataset, [*tracked, *NAMES])
         there = f"there are sweeps on {', '.join(tracked)}" if tracked else "there are no sweeps yet"
         raise UserError(f"no finished sweep on data set {dataset!r} is tracked at {public(uri)}{near} ({there})")
     return sweeps
