@@ -10,12 +10,12 @@ from torch import Tensor
 from gankd.config import build_config
 from gankd.errors import UserError
 from gankd.models import build
-from gankd.models.biggan_blocks import set_conditioning
+from gankd.models.biggan_blocks import SelfAttention, set_conditioning
 from gankd.stages.gan import GANTraining
 from gankd.stages.gan_batch import Seen
 from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, gradient_penalty, mode_seeking
 from gankd.stages.sections import GanTrainingConfig
-from tests.unit.gan_fixtures import CLASSES, generator_at, networks, training
+from tests.unit.gan_fixtures import CLASSES, context, generator_at, networks, reals, training
 
 ADA = {"ada_target": 0.6, "diffaugment": ("translation", "cutout")}
 ALL = {"mode_seeking": 0.1, "lecam": 0.3, "lecam_start": 0, "transition": (0.1, 0.7), "steps": 4} | ADA
@@ -198,8 +198,6 @@ def test_refused(knobs: dict[str, Any], says: str) -> None:
 
 
 def test_a_workers_part_of_a_pair_is_refused() -> None:
-    from tests.unit.gan_fixtures import context, reals
-
     cfg = GanTrainingConfig(batch=6, mode_seeking=0.1, diffaugment=())
     with pytest.raises(UserError, match="a worker's part of the GAN's batch is 3"):
         GANTraining(context(0, 2), cfg, 2e-4, *networks(), reals)
@@ -212,6 +210,26 @@ def test_r1_is_half_the_squared_gradient_at_each_image() -> None:
     assert float(penalty.detach()) == 12.5
     (gradient,) = torch.autograd.grad(penalty, weight)  # through the gradient
     torch.testing.assert_close(gradient.double(), weight.detach())
+
+
+def test_r1_goes_through_attention() -> None:
+    moved = []
+    for penalised in (True, False):
+        torch.manual_seed(0)
+        discriminator = build(
+            "biggan_discriminator", image_size=8, classes=CLASSES, image_channels=1, width=8, init="ortho", attention=(4,)
+        )
+        (attention,) = (module for module in discriminator.modules() if isinstance(module, SelfAttention))
+        with torch.no_grad():
+            attention.gamma.fill_(1.0)  # 0 at first: it would be no part of the output
+        cfg = GanTrainingConfig(batch=4, ema_start=0, diffaugment=(), r1=10.0)
+        one = GANTraining(context(), cfg, 2e-4, networks()[0], discriminator, reals)
+        before = attention.theta.weight.detach().clone()
+        for step in range(3):  # Adam's first goes by the gradient's sign
+            one.update_discriminator(step, generator_at(step), penalised)
+        moved.append(attention.theta.weight.detach() - before)
+    assert torch.isfinite(moved[0]).all()
+    assert not torch.equal(*moved)
 
 
 def test_r1_comes_every_so_many_updates_and_leaves_the_others_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,13 @@ from gankd.models.biggan_blocks import set_conditioning
 from gankd.models.ema import ExponentialMovingAverage
 from gankd.stages.gan_batch import Batch, Seen, Terms, no_terms
 from gankd.stages.gan_losses import add_orthogonal_gradient, gan_loss
-from gankd.stages.gan_regularisers import AdaptiveAugmentation, LeCam, gradient_penalty, mode_seeking
+from gankd.stages.gan_regularisers import (
+    AdaptiveAugmentation,
+    LeCam,
+    gradient_penalty,
+    mode_seeking,
+    twice_differentiable,
+)
 from gankd.stages.sections import GanTrainingConfig
 
 # (n, rng) -> this worker's rows of a global batch of n: images (rows, C, H, W) in [-1, 1], integer labels (rows,).
@@ -109,7 +116,8 @@ class GANTraining(Algorithm):
             batch.reals.requires_grad_(penalised)
             images = self.augment(torch.cat([fakes, batch.reals]), batches=2, rng=rng)
             sizes = [len(fakes), len(batch.reals)]
-            features, logits = self.discriminate(images, torch.cat([batch.fake_labels, batch.real_labels]), sizes)
+            with twice_differentiable() if penalised else nullcontext():
+                features, logits = self.discriminate(images, torch.cat([batch.fake_labels, batch.real_labels]), sizes)
             of_fakes, of_reals = zip(*(values.split(sizes) for values in (images, features, logits)), strict=True)
             seen = Seen(step, batch, fakes, *of_fakes, *of_reals)
             real_term, fake_term = self.loss.discriminator(of_reals[-1], of_fakes[-1], batch.real_weights, batch.fake_weights)

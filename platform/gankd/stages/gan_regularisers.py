@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 EPS = 1e-5
 
@@ -81,7 +83,15 @@ class AdaptiveAugmentation(nn.Module):
         return torch.where(chosen[:, None, None, None], augmented, images)
 
 
+def twice_differentiable() -> AbstractContextManager[None]:
+    """Within it, attention is made of operations that have second derivatives, which its fast kernels lack."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
 def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """R1 (Mescheder et al. 2018): half the mean over images of ||dD/dx||², a scalar. `images` (n, C, H, W) require a gradient."""
+    """R1 (Mescheder et al. 2018): half the mean over images of ||dD/dx||², a scalar. `images` (n, C, H, W) require a gradient.
+
+    The logits are to be made within `twice_differentiable`.
+    """
     (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.float().square().sum((1, 2, 3)).mean() / 2
