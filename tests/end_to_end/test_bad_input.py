@@ -310,6 +310,31 @@ def test_more_gpus_than_there_are(refused: Refused, tmp_path: Path, empty_store:
     refused(*SWEEP, "--gpus-per-worker", "4096", names=("4096 GPUs", "there is 1", "--gpus-per-worker"))
 
 
+@pytest.mark.parametrize(
+    ("error", "address", "names"),
+    [
+        (Exception("The current node timed out during startup. This could"), (), ("Ray does not start", "timed out", "--resume")),
+        (ConnectionError("no node"), (), ("Ray does not start", "no node", "--resume")),
+        (Exception("The current node timed out"), ("--address", "10.0.0.1:6379"), ("10.0.0.1:6379", "timed out", "`ray up`")),
+        (ValueError("no address"), ("--address", "x"), ("'x'", "no address", "`ray up`")),
+    ],
+)
+def test_ray_that_does_not_start(
+    refused: Refused, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch,
+    error: Exception, address: tuple[str, ...], names: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Whatever class its errors are of: one of a busy machine is plain Exception."""
+
+    def late(*_: Any, **__: Any) -> None:
+        raise error
+
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.setattr(gankd.sweep.experiment, "run_experiment", RUN_EXPERIMENT)
+    monkeypatch.setattr(gankd.sweep.launch, "set_environment", lambda address: None)
+    monkeypatch.setattr("ray.init", late)
+    refused(*SWEEP, *address, names=names)
+
+
 # As a user runs it.
 
 

@@ -62,7 +62,7 @@ def start_ray(address: str | None) -> None:
     if address:
         try:
             ray.init(address=address, runtime_env={"env_vars": _forwarded()}, **quiet)
-        except (OSError, RuntimeError, ValueError, ImportError) as error:
+        except Exception as error:  # Ray has no class of its own for it, and of a node that is late it raises plain Exception
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r} ({first_line(error).rstrip('.: ')}); is `ray up` done?"
             ) from None
@@ -70,7 +70,7 @@ def start_ray(address: str | None) -> None:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
         try:
             ray.init("local", include_dashboard=False, object_store_memory=memory, _temp_dir=_short_folder(), **quiet)
-        except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
+        except Exception as error:
             raise UserError(
                 f"Ray does not start on this machine ({first_line(error).rstrip('.: ')}); with 2 GiB of memory and idle cores "
                 "it does: try again with --resume"
