@@ -133,7 +133,7 @@ def make_samples(
     kept, labels = adjusted(asked, told, cfg.filter_quantile, replace=cfg.replace_labels, reference_compat=cfg.reference_compat)
     np.save(ctx.out / "images.npy", np.concatenate([part.images for part in ordered])[kept.rows.numpy()])
     np.save(ctx.out / "labels.npy", labels.numpy())
-    ctx.image("answers", scatter(asked, told, f"asked for, {task.unit}", f"the teacher's answer, {task.unit}"))
+    ctx.image("answers", scatter(asked, told, "asked for", "the teacher's answer", task.unit))
     return {
         "acceptance": sum(part.accepted for part in ordered) / sum(part.tested for part in ordered),
         "draws": float(sum(part.draws for part in ordered)),

@@ -54,12 +54,17 @@ def heat_map(shares: Tensor) -> Any:
     return sample_grid(shares[None, None].float().mul(2).sub(1), columns=1)
 
 
-def scatter(x: Tensor, y: Tensor, x_name: str, y_name: str) -> Any:
-    """Points (x, y), both (N,), on axes of one scale with their diagonal, as a PIL picture."""
+def axis(name: str, unit: str) -> str:
+    """What stands beside an axis; unit: empty where the numbers have none."""
+    return f"{name}, {unit}" if unit else name
+
+
+def scatter(x: Tensor, y: Tensor, x_name: str, y_name: str, unit: str) -> Any:
+    """Points (x, y), both (N,) and in one unit, on axes of one scale with their diagonal, as a PIL picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), layout="constrained")
-    _scatter(figure.add_subplot(xlabel=x_name, ylabel=y_name), x, y)
+    _scatter(figure.add_subplot(xlabel=axis(x_name, unit), ylabel=axis(y_name, unit)), x, y)
     return _drawn(figure)
 
 
@@ -79,14 +84,14 @@ def answers_and_errors(labels: Tensor, answers: Tensor, unit: str) -> Any:
 
     figure = Figure(figsize=(10, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.set(xlabel=f"label, {unit}", ylabel=f"answer, {unit}")
+    left.set(xlabel=axis("label", unit), ylabel=axis("answer", unit))
     _scatter(left, labels, answers)
     at, errors = labels.cpu().numpy(), (answers - labels).abs().cpu().numpy()
     edges = np.linspace(at.min(), at.max(), ERROR_BINS + 1)
     counts, sums = np.histogram(at, edges)[0], np.histogram(at, edges, weights=errors)[0]
     filled = counts > 0
     right.plot(((edges[1:] + edges[:-1]) / 2)[filled], sums[filled] / counts[filled], marker=".")
-    right.set(xlabel=f"label, {unit}", ylabel=f"mean absolute error, {unit}", ylim=(0, None))
+    right.set(xlabel=axis("label", unit), ylabel=axis("mean absolute error", unit), ylim=(0, None))
     right.grid(alpha=0.3)
     return _drawn(figure)
 

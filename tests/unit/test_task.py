@@ -15,6 +15,7 @@ from gankd.context import Context
 from gankd.data import DataConfig, DataSet, Split, load
 from gankd.data.augment import Resident
 from gankd.errors import UserError
+from gankd.pictures import axis
 from gankd.stages.checks import check_classes, check_classifier
 from gankd.stages.classifier import test_network as measure_on_test
 from gankd.stages.classifier import train_classifier
@@ -121,3 +122,7 @@ def test_rgal_needs_classes() -> None:
 
     with pytest.raises(UserError, match="stage 'student' needs class labels"):
         check_student("student", StudentConfig(), load(ANGLES), SynthesisConfig())
+
+
+def test_an_axis_without_a_unit_ends_with_its_name() -> None:
+    assert (axis("label", "degree"), axis("label", "")) == ("label, degree", "label")

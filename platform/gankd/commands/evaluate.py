@@ -125,7 +125,7 @@ def _generator_table(
         table.add_column(heading, justify="left" if heading == "metric" else "right", overflow="fold")
     task = task_of(data)
     known_by = feature_classifier.metrics[f"val_{task.metric}"]
-    said: list[str] = [f"{task.metric} of the feature classifier on the validation part: {known_by:.2f} {task.unit}"]
+    said: list[str] = [f"{task.metric} of the feature classifier on the validation part: {known_by:.2f} {task.unit}".rstrip()]
     extractors = [extractor_of(feature_classifier, ctx.device)]
     if cfg.extractor:
         extractors.append(from_weights(cfg.extractor, cfg.weights).to(ctx.device))
