@@ -41,8 +41,9 @@ class SelfAttention(nn.Module):
         queries = tokens(self.theta(x))
         keys = tokens(F.max_pool2d(self.phi(x), 2))
         values = tokens(F.max_pool2d(self.g(x), 2))
-        # As wide as the values, so that a kernel is chosen which never holds all positions by all keys; zeros change no product.
-        queries, keys = (F.pad(t, (0, values.shape[-1] - t.shape[-1])) for t in (queries, keys))
+        # Of one width and each token's channels in a row, so that a kernel is chosen which never holds all positions by all keys.
+        queries, keys = (F.pad(t, (0, values.shape[-1] - t.shape[-1])) for t in (queries, keys))  # zeros change no product
+        values = values.contiguous()
         mixed = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
         mixed = mixed.squeeze(1).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
         return x + self.gamma.to(x.dtype) * self.o(mixed)
