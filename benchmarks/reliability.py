@@ -172,7 +172,11 @@ def inputs(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str, 
         sweep = Sweep(aside, *arguments)
         code, lines = sweep.end(), sweep.said().strip().splitlines()
         # What asks the cluster is refused after the lines that say what is to be swept.
-        well = code == 2 and lines[-1].startswith("error: ") and all(line.startswith(("sweep ", "data ")) for line in lines[:-1])
+        well = (
+            code == 2
+            and lines[-1].startswith("error: ")
+            and all(not line or line.startswith(("sweep ", "data ")) for line in lines[:-1])
+        )
         shown = " ".join(arguments[-2:]).encode(errors="replace").decode()[:60]
         return "wrong input", f"{shown}: exit {code}, {lines[-1][:100] if lines else 'silent'}", well
 

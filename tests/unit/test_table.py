@@ -46,6 +46,7 @@ def written(folder: Path, text: str) -> str:
         (("title: what helps\n", ""), "title"),
         (("[what]", "[what, why]"), "'none' has not 2 labels"),
         (("reference: [none]", "reference: [nothing]"), "['nothing'] is none of the rows"),
+        (("labels: [more]", "reference: [some], labels: [more]"), "['some'] is none of the rows"),
         (("labels: [more]", "labels: [none]"), "two rows have the same labels"),
         (("test_gan/test_fid_classifier", "test_gna/x"), "did you mean 'test_gan'"),
         (("test_gan/test_fid_classifier", "fid"), "must be <stage>/<metric>"),
@@ -137,6 +138,19 @@ def test_differences_are_by_seed_and_positive_where_it_is_better() -> None:
     assert filled.headings() == ["what", "error", "difference, 95 % interval", "", "paper: CIFAR-10"]
     assert filled.cells(filled.rows[0]) == ["none", "4.00 ± 1.00", "the reference", "", ""]
     assert filled.cells(filled.rows[1]) == ["more", "3.00 ± 0.95", "+1.00 [+0.75, +1.25]", "better", "1.50"]
+
+
+def test_a_row_may_be_compared_with_another_than_the_others_are() -> None:
+    rows = (Row(labels=("a",)), Row(labels=("b",)), Row(labels=("b, more",), reference=("b",)))
+    values = ({1: 3.0, 2: 4.0}, {1: 2.0, 2: 3.1}, {1: 1.0, 2: 1.9})
+    of_rows = [{seed: Outcome({METRIC: value}) for seed, value in row.items()} for row in values]
+    filled = filled_table(spec_of(reference=("a",), rows=rows), of_rows, {})
+    cells = [filled.cells(each)[2:4] for each in filled.rows]
+    assert cells[0] == ["the reference", ""]
+    assert cells[1] == ["+0.95 [+0.31, +1.59]", "better"]
+    assert cells[2] == ["+1.10 [-0.17, +2.37]", "not distinguishable; against b"]
+    alone = filled_table(spec_of(rows=(*rows, Row(labels=("c",)))), [*of_rows, of_rows[0]], {})  # the table itself names none
+    assert [alone.cells(each)[2] for each in alone.rows] == ["", "the reference", "+1.10 [-0.17, +2.37]", ""]
 
 
 def test_a_seed_that_failed_is_told_and_left_out() -> None:

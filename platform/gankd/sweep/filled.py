@@ -33,7 +33,7 @@ class Filled:
 
     Attributes:
         values: heading -> seed -> value; a seed that failed is missing.
-        difference: its first metric less the reference's, over the seeds of both, positive where it is better; None without
+        difference: its first metric less that of its reference, over the seeds of both, positive where it is better; None without
             reference. `differences` are those of the single seeds.
         failures: why seeds are missing.
         keys: the artifacts that it was filled with, by seed and stage.
@@ -85,7 +85,7 @@ class FilledTable:
         """In order. What has no words of its own says whether rows compare, or are better."""
         spec = self.spec
         marks = [""] if any(each.mark for each in self.rows) else []
-        compared = [] if spec.reference is None else ["difference, 95 % interval", ""]
+        compared = ["difference, 95 % interval", ""] if self._compares else []
         cost = ["device-seconds, own + shared"] if any(each.cost for each in self.rows) else []
         return [*spec.columns, *marks, *spec.metrics, *compared, *cost, *(f"paper: {heading}" for heading in self._paper())]
 
@@ -94,26 +94,28 @@ class FilledTable:
         spec = self.spec
         marks = [each.mark] if any(row.mark for row in self.rows) else []
         values = [mean_and_deviation(list(each.values[heading].values())) for heading in spec.metrics]
-        compared = [] if spec.reference is None else self._compared(each)
+        compared = self._compared(each) if self._compares else []
         cost = [str(each.cost or "")] if any(row.cost for row in self.rows) else []
         return [*each.row.labels, *marks, *values, *compared, *cost, *(_paper(each.row.paper.get(h)) for h in self._paper())]
 
     def _paper(self) -> list[str]:
         return list(dict.fromkeys(heading for row in self.spec.rows for heading in row.paper))
 
-    def _compared(self, each: Filled) -> list[str]:
-        if each.row.labels == self.spec.reference:
-            return ["the reference", ""]
-        p = each.difference
-        said = [verdict(p)] if p is not None and p.count > 1 else []
-        first, reference = next(iter(self.spec.metrics)), self._reference
-        if each.values[first] and reference.values[first] and each.judged(first) != reference.judged(first):
-            said = ["not comparable with the reference"]
-        return ["" if p is None else interval(p), "; ".join([*said, *each.failures])]
-
     @property
-    def _reference(self) -> Filled:
-        return next(each for each in self.rows if each.row.labels == self.spec.reference)
+    def _compares(self) -> bool:
+        return any(self.spec.reference_of(row) for row in self.spec.rows)
+
+    def _compared(self, each: Filled) -> list[str]:
+        row = self.spec.reference_of(each.row)
+        if row is None:
+            named = any(self.spec.reference_of(other) == each.row for other in self.spec.rows)
+            return ["the reference" if named else "", "; ".join(each.failures)]
+        p, own = each.difference, f"; against {row.name}" if each.row.reference else ""
+        said = [verdict(p) + own] if p is not None and p.count > 1 else []
+        first, reference = next(iter(self.spec.metrics)), _row_of(self.rows, row)
+        if each.values[first] and reference.values[first] and each.judged(first) != reference.judged(first):
+            said = [f"not comparable with {row.name if own else 'the reference'}"]
+        return ["" if p is None else interval(p), "; ".join([*said, *each.failures])]
 
     def stage_notes(self) -> list[str]:
         """What the stages of the rows say of their artifacts, each sentence once: who taught, what had been seen."""
@@ -207,22 +209,26 @@ def _completed(facts: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[st
 
 
 def _with_differences(spec: TableSpec, rows: list[Filled]) -> list[Filled]:
-    """The rows with their differences to the reference, in the first metric, where they compare with it."""
-    if spec.reference is None:
-        return rows
+    """The rows with their differences to their reference, in the first metric, where they compare with it."""
     heading, metric = next(iter(spec.metrics.items()))
     sign = -1 if direction(metric) == "min" else 1
-    reference = next(each for each in rows if each.row.labels == spec.reference)
-    theirs = reference.values[heading]
 
     def compared(each: Filled) -> Filled:
-        ours = each.values[heading]
+        row = spec.reference_of(each.row)
+        if row is None:
+            return each
+        reference = _row_of(rows, row)
+        ours, theirs = each.values[heading], reference.values[heading]
         by_seed = {seed: sign * (ours[seed] - theirs[seed]) for seed in ours if seed in theirs}
-        if not by_seed or each is reference or each.judged(heading) != reference.judged(heading):
+        if not by_seed or each.judged(heading) != reference.judged(heading):
             return each
         return replace(each, difference=paired(list(by_seed.values())), differences=by_seed)
 
     return [compared(each) for each in rows]
+
+
+def _row_of(rows: Iterable[Filled], row: Row) -> Filled:
+    return next(each for each in rows if each.row.labels == row.labels)
 
 
 def _paper(value: float | str | None) -> str:

@@ -9,7 +9,7 @@ reference: [real, VICReg]                              # the row with which the 
 rows:
   - {labels: [real, VICReg], knobs: {encoder.recipe: vicreg_real}, paper: {CIFAR-10: 89.20}}
 
-A row may have `metrics` of its own under the same headings, null for one that it has not.
+A row may have `metrics` of its own under the same headings, null for one that it has not, and a `reference` of its own.
 `plot: {x: FID, y: top-1}` draws two of the columns.
 """
 
@@ -35,6 +35,7 @@ class Row(Section):
     knobs: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, str | None] = Field(default_factory=dict)
     paper: dict[str, float | str] = Field(default_factory=dict)
+    reference: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -66,8 +67,9 @@ class TableSpec(Section):
             raise UserError(f"the row {wrong[0]!r} has not {len(self.columns)} labels, as there are columns")
         if len(set(names)) < len(names):
             raise UserError("two rows have the same labels")
-        if self.reference is not None and self.reference not in names:
-            raise UserError(f"the reference {list(self.reference)} is none of the rows")
+        references = [self.reference, *(row.reference for row in self.rows)]
+        if strange := [labels for labels in references if labels is not None and labels not in names]:
+            raise UserError(f"the reference {list(strange[0])} is none of the rows")
         headings = [heading for row in self.rows for heading in row.metrics]
         headings += [] if self.plot is None else [self.plot.x, self.plot.y]
         if unknown := [heading for heading in headings if heading not in self.metrics]:
@@ -77,6 +79,11 @@ class TableSpec(Section):
     def metrics_of(self, row: Row) -> dict[str, str]:
         """Heading -> `<stage>/<metric>`, of those that the row has."""
         return {heading: metric for heading, metric in {**self.metrics, **row.metrics}.items() if metric is not None}
+
+    def reference_of(self, row: Row) -> Row | None:
+        """The row that it is compared with: its own, else the table's; None for the table's itself, or without one."""
+        labels = row.reference or self.reference
+        return None if labels in (None, row.labels) else next(other for other in self.rows if other.labels == labels)
 
     def stages_of(self, row: Row) -> tuple[str, ...]:
         """The stages that report them."""
