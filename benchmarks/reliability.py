@@ -7,7 +7,7 @@ kills: a driver, or a process that trains, is killed at a random moment; the swe
 an undisturbed one. signals: Ctrl-C and SIGTERM at five moments; the sentence within 5 s, the exit code, no process after 10 s.
 damages: five files of each of four kinds of a finished sweep are cut, filled with other bytes, emptied or deleted; resumed, it
 must end with its network registered. together, disk, tracker, node, checkpoints: see surroundings.py. inputs: flags, knobs,
-spaces and presets that are wrong: one sentence, exit code 2, nothing started. Exits with 1 when something did not survive.
+spaces and presets that are wrong: one sentence, exit code 2, nothing trained. Exits with 1 when something did not survive.
 """
 
 from __future__ import annotations
@@ -171,12 +171,9 @@ def inputs(rng: random.Random, tries: int, folder: Path) -> Iterator[tuple[str, 
                 shutil.copy(file, aside)
         sweep = Sweep(aside, *arguments)
         code, lines = sweep.end(), sweep.said().strip().splitlines()
-        # What asks the cluster is refused after the lines that say what is to be swept.
-        well = (
-            code == 2
-            and lines[-1].startswith("error: ")
-            and all(not line or line.startswith(("sweep ", "data ")) for line in lines[:-1])
-        )
+        if "--pool" in arguments:  # Ray is asked for it, after the lines that say what is to be swept
+            lines = [line for line in lines if line and not line.startswith(("sweep ", "data "))]
+        well = code == 2 and len(lines) == 1 and lines[0].startswith("error: ")
         shown = " ".join(arguments[-2:]).encode(errors="replace").decode()[:60]
         return "wrong input", f"{shown}: exit {code}, {lines[-1][:100] if lines else 'silent'}", well
 

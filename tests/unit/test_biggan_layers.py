@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gankd.errors import UserError
 from gankd.models.batch_norm import BatchNorm, ConditionalBatchNorm, standing_statistics
@@ -170,6 +171,13 @@ def test_block(name: str) -> None:
     close(block.eval()(*inputs), expected["out_eval"])
     if "out_train" in expected:
         close(block.train()(*inputs), expected["out_train"])
+
+
+def test_attention_can_be_computed_by_the_fused_kernel() -> None:
+    attention = SelfAttention(16).eval()
+    with torch.no_grad(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where this kernel does not take the tensors
+        fused = attention(torch.ones(2, 16, 4, 4))
+    assert fused.shape == (2, 16, 4, 4)
 
 
 def test_bf16_maps_stay_bf16_and_channels_last() -> None:

@@ -338,11 +338,10 @@ def test_sweeps_of_different_data_are_said_not_to_compare(recorded: Recorded, tm
 
 
 def digest_of(recorded: Recorded, name: str) -> str:
-    from gankd.config import digest
     from gankd.registry import find_method
     from gankd.sweep.table import load_table
 
-    return digest(load_table(find_method("cgan_kd"), str(recorded.folder / f"{name}.yaml")).model_dump(mode="json"))
+    return load_table(find_method("cgan_kd"), str(recorded.folder / f"{name}.yaml")).digest
 
 
 def test_a_data_set_has_its_comparison_and_the_sweeps_that_are_here(

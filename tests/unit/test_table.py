@@ -15,6 +15,7 @@ from gankd.registry import find_method, method_names
 from gankd.sweep.filled import Filled, FilledTable, filled_table
 from gankd.sweep.plan import prepare, request_of
 from gankd.sweep.records import Outcome
+from gankd.sweep.report import table_dots
 from gankd.sweep.space import space_of_table
 from gankd.sweep.table import Row, TableSpec, load_table, table_names
 
@@ -149,8 +150,25 @@ def test_a_row_may_be_compared_with_another_than_the_others_are() -> None:
     assert cells[0] == ["the reference", ""]
     assert cells[1] == ["+0.95 [+0.31, +1.59]", "better"]
     assert cells[2] == ["+1.10 [-0.17, +2.37]", "not distinguishable; against b"]
+    one_seed = filled_table(spec_of(reference=("a",), rows=rows), [{1: row[1]} for row in of_rows], {})
+    assert one_seed.cells(one_seed.rows[2])[2:4] == ["+1.00", "against b"]
+    assert [values.name for values in table_dots(filled)[0].rows] == ["a", "b", "b, more; against b"]
     alone = filled_table(spec_of(rows=(*rows, Row(labels=("c",)))), [*of_rows, of_rows[0]], {})  # the table itself names none
     assert [alone.cells(each)[2] for each in alone.rows] == ["", "the reference", "+1.10 [-0.17, +2.37]", ""]
+
+
+def test_a_table_that_was_filled_before_rows_had_references_is_still_the_same(method: Method, tmp_path: Path) -> None:
+    assert load_table(method, written(tmp_path, GOOD)).digest == "28b384a14b5f4ba501c1"
+    named = GOOD.replace("labels: [more]", "reference: [none], labels: [more]")
+    assert load_table(method, written(tmp_path, named)).digest != "28b384a14b5f4ba501c1"
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    values = ({1: 3.0, 2: 4.0}, {1: 3.001, 2: 4.0})
+    filled = filled_table(
+        spec_of(reference=("none",)), [{seed: Outcome({METRIC: v}) for seed, v in row.items()} for row in values], {}
+    )
+    assert filled.cells(filled.rows[1])[2] == "+0.00 [-0.01, +0.01]"
 
 
 def test_a_seed_that_failed_is_told_and_left_out() -> None:

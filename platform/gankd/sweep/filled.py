@@ -110,8 +110,8 @@ class FilledTable:
         if row is None:
             named = any(self.spec.reference_of(other) == each.row for other in self.spec.rows)
             return ["the reference" if named else "", "; ".join(each.failures)]
-        p, own = each.difference, f"; against {row.name}" if each.row.reference else ""
-        said = [verdict(p) + own] if p is not None and p.count > 1 else []
+        p, own = each.difference, [f"against {row.name}"] if each.row.reference else []
+        said = [] if p is None else [*([verdict(p)] if p.count > 1 else []), *own]
         first, reference = next(iter(self.spec.metrics)), _row_of(self.rows, row)
         if each.values[first] and reference.values[first] and each.judged(first) != reference.judged(first):
             said = [f"not comparable with {row.name if own else 'the reference'}"]
@@ -251,7 +251,8 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 def interval(p: Paired) -> str:
     """The mean difference and, of two seeds or more, its 95 % interval."""
-    return f"{p.mean:+.2f} [{p.low:+.2f}, {p.high:+.2f}]" if p.count > 1 else f"{p.mean:+.2f}"
+    mean, low, high = (round(value, 2) + 0.0 for value in (p.mean, p.low, p.high))  # -0.0 + 0.0 is 0.0
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if p.count > 1 else f"{mean:+.2f}"
 
 
 def verdict(p: Paired) -> str:

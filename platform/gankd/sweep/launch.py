@@ -60,20 +60,22 @@ def start_ray(address: str | None) -> None:
     logging.getLogger("ray.tune.execution.tune_controller").addFilter(Lost())
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "namespace": "gankd"}
     if address:
+        forwarded = _forwarded()
         try:
-            ray.init(address=address, runtime_env={"env_vars": _forwarded()}, **quiet)
+            ray.init(address=address, runtime_env={"env_vars": forwarded}, **quiet)
         except Exception as error:  # Ray has no class of its own for it, and of a node that is late it raises plain Exception
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r} ({first_line(error).rstrip('.: ')}); is `ray up` done?"
             ) from None
     else:
         memory = 256 * 1024**2  # artifacts travel through the store, not through Ray's shared memory
+        folder = _short_folder()
         try:
-            ray.init("local", include_dashboard=False, object_store_memory=memory, _temp_dir=_short_folder(), **quiet)
+            ray.init("local", include_dashboard=False, object_store_memory=memory, _temp_dir=folder, **quiet)
         except Exception as error:
             raise UserError(
-                f"Ray does not start on this machine ({first_line(error).rstrip('.: ')}); with 2 GiB of memory and idle cores "
-                "it does: try again with --resume"
+                f"Ray does not start on this machine ({first_line(error).rstrip('.: ')}); it needs 2 GiB of memory and a core "
+                "that is not busy: try again with --resume"
             ) from None
     if threading.current_thread() is threading.main_thread():
         interrupt.install()  # Ray has handlers of its own

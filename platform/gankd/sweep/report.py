@@ -12,7 +12,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gankd.config import digest
 from gankd.data.config import DataConfig
 from gankd.errors import UserError
 from gankd.method import Method
@@ -79,7 +78,7 @@ class Reported:
             return self.filled_by
         spec = load_table(self.method, self.request.table)
         made_from = self.request.made_from
-        if made_from and digest(spec.model_dump(mode="json")) not in made_from.values():
+        if made_from and spec.digest not in made_from.values():
             raise UserError(
                 f"the table {self.request.table!r} is not what the sweep {self.name!r} was filled by: its rows would be called "
                 "otherwise; put that file back, or fill it by a new sweep"
@@ -216,15 +215,16 @@ def table_dots(filled: FilledTable) -> list[Dots]:
                 judges.setdefault(json.dumps(each.judged(heading), sort_keys=True), []).append(each)
         for rows in judges.values():
             which = f" (rows {', '.join(dict.fromkeys(each.mark for each in rows))})" if len(judges) > 1 else ""
-            values = tuple(_dots(each, heading, place == 0) for each in rows)
+            values = tuple(_dots(filled.spec, each, heading, place == 0) for each in rows)
             drawn.append(Dots(f"{heading}, seed by seed{which}", heading, values, DIFFERENCE))
     return drawn
 
 
-def _dots(each: Filled, heading: str, first: bool) -> Values:
+def _dots(spec: TableSpec, each: Filled, heading: str, first: bool) -> Values:
     p = each.difference if first else None
+    own = f"; against {reference.name}" if p and each.row.reference and (reference := spec.reference_of(each.row)) else ""
     return Values(
-        each.row.name,
+        each.row.name + own,
         tuple(each.values[heading].values()),
         tuple(each.differences.values()) if first else (),
         (p.mean, p.low, p.high) if p else None,

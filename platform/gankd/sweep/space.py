@@ -81,7 +81,7 @@ def space_of_table(method: Method, table: TableSpec, source: str) -> Space:
     """What the rows of a table vary, as a space: by it follows what they share."""
     samplers = {knob: {"grid_search": values} for knob, values in table.values_by_knob().items()}
     way = direction(method.objective) or method.mode
-    return Space(samplers, method.objective, way, source, digest(table.model_dump(mode="json")))
+    return Space(samplers, method.objective, way, source, table.digest)
 
 
 def _as_declared(kind: Any, sampler: Any) -> Any:

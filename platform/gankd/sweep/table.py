@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from gankd.config import Section, nearest
+from gankd.config import Section, digest, nearest
 from gankd.errors import UserError
 from gankd.method import Method
 from gankd.paths import read_text
@@ -75,6 +75,13 @@ class TableSpec(Section):
         if unknown := [heading for heading in headings if heading not in self.metrics]:
             raise UserError(f"{unknown[0]!r} is none of the headings of metrics: {', '.join(self.metrics)}")
         return self
+
+    @property
+    def digest(self) -> str:
+        """Of all that it says. A row without a reference of its own counts as it did before rows could have one."""
+        content = self.model_dump(mode="json")
+        rows = [{key: value for key, value in row.items() if key != "reference" or value is not None} for row in content["rows"]]
+        return digest(content | {"rows": rows})
 
     def metrics_of(self, row: Row) -> dict[str, str]:
         """Heading -> `<stage>/<metric>`, of those that the row has."""
