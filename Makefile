@@ -31,7 +31,7 @@ compare: install
 # Two processes take whole files in order, the end-to-end tests first: a long one begun last would leave a core idle.
 PYTEST := $(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
-# The inner loop: formulas, networks, settings and files; nothing that trains a stage or starts other processes' work.
+# The inner loop: formulas, networks, settings and files. Trainings are in tests/training and tests/golden.
 test-unit: install
 	$(PYTEST) tests/unit tests/methods
 
