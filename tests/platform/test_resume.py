@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.conftest import ROOT, Workplace, members, until
 
 pytestmark = pytest.mark.timeout(900)  # seconds; half a minute each where nothing else runs
 NAME = "tiny_gan"
-LONG = {"biggan.steps": 80, "student.steps": 300}
+LONG = {"biggan.steps": 80, "student.steps": 600}
 READS = {"biggan": "feature_classifier", "student": "teacher"}
 COMMON = ("--method", NAME, "--trials", "1", "--scheduler", "fifo", "--checkpoint-seconds", "0")
 
@@ -54,6 +55,12 @@ def newest(place: Workplace, key: str) -> int:
 
 def leases(place: Workplace, key: str = "*") -> list[Path]:
     return list((place.storage / "leases").glob(f"{key}.*.json"))
+
+
+def holding(place: Workplace, key: str) -> int:
+    """The process that trains a stage."""
+    (lease,) = leases(place, key)
+    return int(json.loads(lease.read_text())["pid"])
 
 
 def files(artifact: Path) -> dict[str, str]:
@@ -104,7 +111,9 @@ def resumed(place: Workplace, killed: str, reached: dict[str, list[int]]) -> str
         until(lambda: newest(place, keys[killed]) >= 10, alive=process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        # Ray's workers have groups of their own, and live until they miss the raylet.
+        # Ray's workers have groups of their own, and live until they miss the raylet: a stage could end until then.
+        with suppress(ProcessLookupError):
+            os.kill(holding(place, keys[killed]), signal.SIGKILL)
         until(lambda: not members(process.pid) and not any(holder(lease.read_bytes()) for lease in leases(place)))
     assert not Store(place.storage).has(keys[killed]), "it was killed too late"
     reached[killed].append(newest(place, keys[killed]))
@@ -112,8 +121,7 @@ def resumed(place: Workplace, killed: str, reached: dict[str, list[int]]) -> str
     spoil(place, keys[READS[killed]])
     with place.started([sys.executable, str(ROOT / "tune.py"), "--resume", "killed"]) as process:
         reached["student"].append(until(lambda: step if (step := newest(place, keys["student"])) >= before else 0, alive=process))
-        (lease,) = leases(place, keys["student"])
-        victim = json.loads(lease.read_text())["pid"]
+        victim = holding(place, keys["student"])
         assert victim != process.pid
         os.kill(victim, signal.SIGKILL)
         assert process.wait(timeout=400) == 0, place.output()
