@@ -48,6 +48,7 @@ def written(folder: Path, text: str) -> str:
         (("[what]", "[what, why]"), "'none' has not 2 labels"),
         (("reference: [none]", "reference: [nothing]"), "['nothing'] is none of the rows"),
         (("labels: [more]", "reference: [some], labels: [more]"), "['some'] is none of the rows"),
+        (("labels: [more]", "reference: [more], labels: [more]"), "'more' is its own reference"),
         (("labels: [more]", "labels: [none]"), "two rows have the same labels"),
         (("test_gan/test_fid_classifier", "test_gna/x"), "did you mean 'test_gan'"),
         (("test_gan/test_fid_classifier", "fid"), "must be <stage>/<metric>"),

@@ -110,12 +110,12 @@ class FilledTable:
         if row is None:
             named = any(self.spec.reference_of(other) == each.row for other in self.spec.rows)
             return ["the reference" if named else "", "; ".join(each.failures)]
-        p, own = each.difference, [f"against {row.name}"] if each.row.reference else []
-        said = [] if p is None else [*([verdict(p)] if p.count > 1 else []), *own]
+        p, against = each.difference, self.spec.against(each.row)
+        said = [] if p is None else [verdict(p) if p.count > 1 else "", against]
         first, reference = next(iter(self.spec.metrics)), _row_of(self.rows, row)
         if each.values[first] and reference.values[first] and each.judged(first) != reference.judged(first):
-            said = [f"not comparable with {row.name if own else 'the reference'}"]
-        return ["" if p is None else interval(p), "; ".join([*said, *each.failures])]
+            said = [f"not comparable with {row.name if against else 'the reference'}"]
+        return ["" if p is None else interval(p), "; ".join(filter(None, [*said, *each.failures]))]
 
     def stage_notes(self) -> list[str]:
         """What the stages of the rows say of their artifacts, each sentence once: who taught, what had been seen."""

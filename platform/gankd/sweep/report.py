@@ -222,9 +222,8 @@ def table_dots(filled: FilledTable) -> list[Dots]:
 
 def _dots(spec: TableSpec, each: Filled, heading: str, first: bool) -> Values:
     p = each.difference if first else None
-    own = f"; against {reference.name}" if p and each.row.reference and (reference := spec.reference_of(each.row)) else ""
     return Values(
-        each.row.name + own,
+        "; ".join(filter(None, [each.row.name, spec.against(each.row) if p else ""])),
         tuple(each.values[heading].values()),
         tuple(each.differences.values()) if first else (),
         (p.mean, p.low, p.high) if p else None,

@@ -70,6 +70,8 @@ class TableSpec(Section):
         references = [self.reference, *(row.reference for row in self.rows)]
         if strange := [labels for labels in references if labels is not None and labels not in names]:
             raise UserError(f"the reference {list(strange[0])} is none of the rows")
+        if own := [row.name for row in self.rows if row.reference == row.labels]:
+            raise UserError(f"the row {own[0]!r} is its own reference")
         headings = [heading for row in self.rows for heading in row.metrics]
         headings += [] if self.plot is None else [self.plot.x, self.plot.y]
         if unknown := [heading for heading in headings if heading not in self.metrics]:
@@ -91,6 +93,10 @@ class TableSpec(Section):
         """The row that it is compared with: its own, else the table's; None for the table's itself, or without one."""
         labels = row.reference or self.reference
         return None if labels in (None, row.labels) else next(other for other in self.rows if other.labels == labels)
+
+    def against(self, row: Row) -> str:
+        """What it is compared with, in words, where that is not the table's reference; else empty."""
+        return f"against {' / '.join(row.reference)}" if row.reference else ""
 
     def stages_of(self, row: Row) -> tuple[str, ...]:
         """The stages that report them."""
