@@ -16,6 +16,7 @@ from PIL import Image
 from gankd import models
 from gankd.config import knobs
 from gankd.registry import find_method
+from gankd.sweep.figures import figure
 from gankd.tracking.model_registry import load as fetch
 from tests.conftest import Done
 from tests.end_to_end.conftest import SWEEP, Here, SmokeSweep
@@ -237,7 +238,7 @@ def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]],
     row, generator = (line for line in done.stdout.splitlines() if "cgan_kd" in line)
     metrics = runs["sweep"][0].data.metrics
     for value in (metrics["val/student"], metrics["test/student"], metrics["gain"]):
-        assert (f"{value:.3g}" if abs(value) < 10 else f"{value:.2f}") in row
+        assert figure(value) in row
     assert "FID" in done.stdout
     assert "[classifier]" in done.stdout
     assert f"{metrics['generator/fid_classifier']:.3g}" in generator

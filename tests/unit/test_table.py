@@ -165,10 +165,10 @@ def test_a_table_that_was_filled_before_rows_had_references_is_still_the_same(me
 
 
 def test_a_difference_of_nothing_has_no_minus() -> None:
-    values = ({1: 3.0, 2: 4.0}, {1: 3.001, 2: 4.0})
+    values = ({1: 3.0, 2: 4.0}, {1: 3.1, 2: 3.9001})
     of_rows = [{seed: Outcome({METRIC: value}) for seed, value in row.items()} for row in values]
     filled = filled_table(spec_of(reference=("none",)), of_rows, {})
-    assert filled.cells(filled.rows[1])[2] == "+0.00 [-0.01, +0.01]"
+    assert filled.cells(filled.rows[1])[2] == "+0.00 [-1.27, +1.27]"
 
 
 def test_a_seed_that_failed_is_told_and_left_out() -> None:

@@ -17,6 +17,7 @@ from gankd.errors import UserError
 from gankd.metrics.directions import direction, is_better
 from gankd.page import Grid
 from gankd.sweep.comparable import comparable_groups
+from gankd.sweep.figures import figure
 from gankd.tracking.client import public
 from gankd.tracking.sweeps import FinishedSweep, filled_tables, finished_sweeps, tracked_datasets
 from gankd.tracking.tracker import Tracker
@@ -122,7 +123,7 @@ def side_by_side(
     for index in order:
         sweep = sweeps[index]
         values = {n: None if n == "gain" and sweep in without_gain else sweep.metrics.get(n) for n in shown.values()}
-        cells = [_number(value, "+" if name == "gain" else "") for name, value in values.items()]
+        cells = [figure(value, "+" if name == "gain" else "") for name, value in values.items()]
         rows.append((sweep.method, *([letters[index]] if notes else []), *cells, sweep.name))
     words = (0, *([1] if notes else []), len(headings) - 1)
     return Grid(title, headings, tuple(rows), words, tuple(notes), unbroken=(0,))
@@ -134,7 +135,3 @@ def generator_columns(sweeps: Iterable[FinishedSweep]) -> dict[str, str]:
     extractors = sorted(name.removeprefix("generator/fid_") for name in names if name.startswith("generator/fid_"))
     columns = {f"{title}\n[{e}]": f"generator/{metric}_{e}" for e in extractors for title, metric in GENERATOR.items()}
     return {title: name for title, name in columns.items() if name in names}
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.3g}" if abs(value) < 10 else f"{value:{sign}.2f}"

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from gankd.metrics.collapse import collapse
 from gankd.store.events import Event, EventReader
+from gankd.sweep.figures import figure
 from gankd.sweep.plan import Sweep
 
 PERIOD_S = 1.0
@@ -101,8 +102,8 @@ class Live:
         value = event["metrics"].get(self.sweep.space.metric, math.nan)
         better = value > self.best if self.sweep.space.mode == "max" else value < self.best
         self.best = value if better and event["status"] == "finished" else self.best
-        best = f"{self.best:.2f}" if math.isfinite(self.best) else "none yet"
+        best = figure(self.best) if math.isfinite(self.best) else "none yet"
         self.console.print(
             f"trial {event['trial']} {event['status']} ({self.done} of {self.trials}), "
-            f"{self.sweep.space.metric} {value:.2f}, best {best}"
+            f"{self.sweep.space.metric} {figure(value)}, best {best}"
         )

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from gankd.method import Method
@@ -19,6 +19,7 @@ from gankd.page import Grid
 from gankd.store import Store
 from gankd.sweep.comparable import comparable_groups, facts_of
 from gankd.sweep.cost import RowCost, cost_of
+from gankd.sweep.figures import figure, interval, mean_and_deviation, verdict
 from gankd.sweep.records import Outcome
 from gankd.sweep.table import Row, TableSpec
 
@@ -232,7 +233,7 @@ def _row_of(rows: Iterable[Filled], row: Row) -> Filled:
 
 
 def _paper(value: float | str | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.2f}"
+    return "" if value is None else value if isinstance(value, str) else figure(value)
 
 
 def seed_note(method: Method, seeds: Sequence[int]) -> str:
@@ -240,21 +241,3 @@ def seed_note(method: Method, seeds: Sequence[int]) -> str:
     once = [stage.name for stage in method.stages if not stage.per_seed]
     note = f"seeds {seeds[0]} to {seeds[-1]} chose nothing; every stage sees them"
     return f"{note}, but {', '.join(once)}, which only measure and keep seed {seeds[0] - 1}" if once else note
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Over seeds; empty for none."""
-    if len(values) < 2:
-        return f"{values[0]:.2f}" if values else ""
-    return f"{fmean(values):.2f} ± {stdev(values):.2f}"
-
-
-def interval(p: Paired) -> str:
-    """The mean difference and, of two seeds or more, its 95 % interval."""
-    mean, low, high = (round(value, 2) + 0.0 for value in (p.mean, p.low, p.high))  # -0.0 + 0.0 is 0.0
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" if p.count > 1 else f"{mean:+.2f}"
-
-
-def verdict(p: Paired) -> str:
-    """Whether a difference, positive where it is better, is more than luck."""
-    return ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"

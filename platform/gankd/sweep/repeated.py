@@ -10,7 +10,7 @@ from gankd.method import Gain
 from gankd.metrics.directions import direction
 from gankd.metrics.paired import Paired, paired
 from gankd.page import Grid
-from gankd.sweep.filled import interval, mean_and_deviation, verdict
+from gankd.sweep.figures import interval, mean_and_deviation, verdict
 from gankd.sweep.records import Outcome
 
 

@@ -21,6 +21,7 @@ from gankd.registry import find_method
 from gankd.store import Store
 from gankd.sweep.cost import cost_of
 from gankd.sweep.evidence import Evidence, PictureBudget, Use, curves, lineage, pictures
+from gankd.sweep.figures import figure
 from gankd.sweep.filled import Filled, FilledTable, filled_table, needed_manifests, row_of, seed_note
 from gankd.sweep.records import SweepRecords, TrialRecord
 from gankd.sweep.repeated import Repeated, repeated_of, seeds_grid
@@ -159,7 +160,7 @@ class Reported:
             (
                 record.trial,
                 ", ".join(f"{knob} {_knob(record.knobs.get(knob))}" for knob in differing),
-                f"{record.metrics[objective]:.2f}" if objective in record.metrics else "",
+                figure(record.metrics.get(objective)),
                 "" if record.status == "finished" else record.status,
                 str(of_trial),
             )

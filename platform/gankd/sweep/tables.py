@@ -12,6 +12,7 @@ from rich.table import Table
 from gankd.method import Method
 from gankd.page import Grid
 from gankd.sweep.conclusion import Conclusion, main_values, test_gain
+from gankd.sweep.figures import figure
 from gankd.sweep.filled import seed_note
 from gankd.sweep.plan import Sweep
 from gankd.sweep.records import TrialRecord
@@ -37,7 +38,7 @@ def trial_table(sweep: Sweep, records: list[TrialRecord], best: TrialRecord | No
         other = [f"{short[knob]} {_knob(value)}" for knob, value in record.knobs.items() if value != preset.get(knob)]
         state = "" if record.status == "finished" else record.status
         mark = "* " if best and record.trial == best.trial else ""
-        table.add_row(mark + record.trial, ", ".join(other) or "(the preset)", *map(_number, values), state)
+        table.add_row(mark + record.trial, ", ".join(other) or "(the preset)", *map(figure, values), state)
     return table
 
 
@@ -61,7 +62,7 @@ def score_table(sweep: Sweep, record: TrialRecord, tests: Mapping[str, float]) -
         for part in ("val_", "test_"):
             name = name.removeprefix(part)
         shown = [next(iter(values.values()), None) for values in (validation, test)]
-        table.add_row(stage, name, *map(_number, shown), count)
+        table.add_row(stage, name, *map(figure, shown), count)
     return table
 
 
@@ -88,12 +89,12 @@ def generator_table(record: TrialRecord) -> Table | None:
         (stage, extractor): {figure: record.metrics.get(f"{stage}/{figure}_{extractor}") for figure in GENERATOR_FIGURES}
         for stage, _, extractor in measured
     }
-    shown = [figure for figure in GENERATOR_FIGURES if any(row[figure] is not None for row in rows.values())]
+    shown = [name for name in GENERATOR_FIGURES if any(row[name] is not None for row in rows.values())]
     table = Table(title="generators, on the validation part", title_justify="left")
-    for heading in ("stage", "extractor", *(GENERATOR_FIGURES[figure] for figure in shown)):
+    for heading in ("stage", "extractor", *(GENERATOR_FIGURES[name] for name in shown)):
         table.add_column(heading, justify="left" if heading in ("stage", "extractor") else "right")
     for names, row in rows.items():
-        table.add_row(*names, *["" if (value := row[figure]) is None else f"{value:.3g}" for figure in shown])
+        table.add_row(*names, *[figure(row[name]) for name in shown])
     return table
 
 
@@ -119,12 +120,12 @@ def gain_table(sweep: Sweep, conclusion: Conclusion) -> Table | None:
     ours, theirs = f"{gain.stage}/{gain.metric}", f"{gain.control}/{gain.metric}"
     if tuned.preset and tuned.of_preset(gain) is not None:
         own = tuned.preset.metrics
-        table.add_row("preset", gain.metric, _number(own[ours]), _number(own[theirs]), _number(tuned.of_preset(gain), "+"))
+        table.add_row("preset", gain.metric, figure(own[ours]), figure(own[theirs]), figure(tuned.of_preset(gain), "+"))
     values = [tuned.method.metrics[ours], tuned.control.metrics[theirs]]
-    table.add_row("tuned", gain.metric, *[_number(value) for value in values], _number(tuned.on_validation(gain), "+"))
+    table.add_row("tuned", gain.metric, *[figure(value) for value in values], figure(tuned.on_validation(gain), "+"))
     if (difference := test_gain(sweep, conclusion)) is not None and gain.tests:
         values = [next(iter(side.values())) for side in conclusion.gain_tests]
-        table.add_row("tuned", gain.tests[2], *[_number(value) for value in values], _number(difference, "+"))
+        table.add_row("tuned", gain.tests[2], *[figure(value) for value in values], figure(difference, "+"))
     return table
 
 
@@ -132,10 +133,6 @@ def seeds_table(sweep: Sweep, repeated: list[Repeated]) -> Grid:
     """Mean and standard deviation over seeds, and the paired difference with its 95 % interval."""
     seeds = range(sweep.config.seed + 1, sweep.config.seed + sweep.request.seeds + 1)
     return seeds_grid(sweep.method.gain, repeated, seed_note(sweep.method, seeds))
-
-
-def _number(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.2f}"
 
 
 def _knob(value: Any) -> str:
