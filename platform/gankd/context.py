@@ -29,6 +29,9 @@ T = TypeVar("T")
 Report = Callable[[Mapping[str, float], int], None]
 
 
+SPENT = "device_seconds"  # in a checkpoint, beside the state
+
+
 def choose_device() -> torch.device:
     """The CUDA device of this process where there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -47,6 +50,8 @@ class Context:
         basis: what the stage's metrics depend on beside the data, filled by the stage, by the extractor whose name ends the
             metrics' names ("" for all metrics): two numbers compare only where it is equal.
         notes: sentences that whoever uses what is made should know, see `note`.
+        started: when this process began with the stage (monotonic clock, seconds).
+        earlier: device-seconds up to the checkpoint that the stage went on from; 0 for one that began here.
     """
 
     stage: str
@@ -63,6 +68,8 @@ class Context:
     checkpoint_seconds: float = 30.0
     basis: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    earlier: float = 0.0
 
     # Randomness is counted, not carried: every step seeds its own generator, so a resumed run draws what the
     # undisturbed one would have drawn, and all ranks draw the same global batch and take their slice of it.
@@ -161,13 +168,18 @@ class Context:
             if self.events:
                 self.events.flush()  # what was logged before a checkpoint is not logged again after it
             buffer = io.BytesIO()
-            torch.save(dict(state), buffer)
+            spent = self.earlier + (time.monotonic() - self.started) * self.world_size
+            torch.save({**state, SPENT: spent}, buffer)
             self.store.save_checkpoint(self.key, buffer.getvalue())
 
     def resume(self) -> dict[str, Any] | None:
         """The last state kept for this artifact, or None. Tensors are on the CPU."""
         path = self.store.load_checkpoint(self.key)
-        return torch.load(path, map_location="cpu", weights_only=True) if path else None
+        if path is None:
+            return None
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        self.earlier = state.pop(SPENT, 0.0)
+        return state
 
 
 class Stopwatch:

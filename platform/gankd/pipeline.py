@@ -172,6 +172,7 @@ class Pipeline:
                 "created": started,
                 "seconds": time.time() - started,
                 "cpu_seconds": time.process_time() - cpu_started,
+                "earlier_device_seconds": ctx.earlier,
                 "versions": {"gankd": __version__, "torch": torch.__version__},
             }
             _, error = self._attempt(lambda: self._publish(stage, out, manifest))

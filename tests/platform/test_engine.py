@@ -63,9 +63,15 @@ def test_a_killed_run_goes_on_to_bitwise_the_same_weights(tmp_path: Path) -> Non
     killed.start()
     killed.join(timeout=120)
     assert killed.exitcode == -signal.SIGKILL
-    saved = context(tmp_path / "killed").resume()
+    ctx = context(tmp_path / "killed")
+    saved = ctx.resume()
     assert saved is not None
     assert saved["step"] == 37
+    assert 0 < ctx.earlier < 120  # device-seconds that the killed process had spent
+    ctx.checkpoint(saved)
+    again = context(tmp_path / "killed")
+    assert again.resume() is not None
+    assert again.earlier > ctx.earlier  # interrupted twice: the sum
     resumed = run(tmp_path / "killed")
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
 

@@ -152,6 +152,9 @@ def test_killed_stages_go_on_from_their_checkpoints(place: Workplace, resumed: s
             assert after[0] > before
             assert after[-1] == LONG[f"{stage}.steps"]
             assert stage == "student" or after == list(range(after[0], after[-1] + 1))
+    made = Store(place.storage).manifest(keys_of()["student"])
+    assert made is not None
+    assert made["earlier_device_seconds"] > 0  # what the killed processes had spent
 
 
 def test_it_ends_where_an_undisturbed_run_ends(place: Workplace, resumed: str, tmp_path: Path) -> None:

@@ -249,6 +249,11 @@ def test_what_rows_share_costs_once() -> None:
     assert filled.headings()[-2:] == ["device-seconds, own + shared", "paper: CIFAR-10"]
 
 
+def test_a_stage_that_was_interrupted_costs_what_it_had_spent_too() -> None:
+    filled = measured(manifest(), manifest(workers=2, earlier_device_seconds=3.5))
+    assert [str(each.cost) for each in filled.rows] == ["2.0 + 60", "7.5 + 60"]
+
+
 def test_markdown() -> None:
     filled = filled_table(spec_of(), [{4: Outcome({METRIC: 2.0})}] * 2, {})
     text = filled.markdown("what helps", "digits; seed 4")

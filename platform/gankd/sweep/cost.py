@@ -10,8 +10,11 @@ from typing import Any
 
 
 def device_seconds(manifest: Mapping[str, Any]) -> float:
-    """Seconds that a stage took, times the workers that it took them on. Of a stage that was interrupted, since it went on."""
-    return float(manifest.get("seconds", math.nan)) * int(manifest.get("workers", 1))
+    """Seconds that a stage took, times the workers that it took them on. Of a stage that was interrupted, also those up to the
+    checkpoint that it went on from; what came between that and the interruption was lost, and nobody counted it.
+    """
+    last = float(manifest.get("seconds", math.nan)) * int(manifest.get("workers", 1))
+    return last + float(manifest.get("earlier_device_seconds", 0.0))
 
 
 @dataclass(frozen=True)
