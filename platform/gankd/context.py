@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +38,24 @@ SPENT = "device_seconds"  # in a checkpoint, beside the state
 def choose_device() -> torch.device:
     """The CUDA device of this process where there is one, else the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def device_name() -> str:
+    """What this process computes on, as its numbers go with it: `NVIDIA ...`, or `<CPU> x<cores> (<instructions torch uses>)`.
+
+    Two kinds of CPU round otherwise, which a training amplifies: the same seed is another draw there.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{_cpu_model()} x{os.cpu_count()} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _cpu_model() -> str:
+    with suppress(OSError):  # only Linux has this file
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or "CPU"
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import shutil
 import time
 import warnings
@@ -277,7 +276,7 @@ class Pipeline:
         return {name: section.model_dump(mode="json") for name, section in stage.further(self.config).items()}
 
     def _manifest(self, stage: Stage, ctx: Context, metrics: Mapping[str, float]) -> dict[str, Any]:
-        import torch
+        from gankd.context import device_name
 
         return {
             "stage": stage.name,
@@ -295,5 +294,5 @@ class Pipeline:
             "basis": ctx.basis,
             "notes": ctx.notes,
             "workers": self.world.size,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x{os.cpu_count()}",
+            "device": device_name(),
         }

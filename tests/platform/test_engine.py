@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gankd.context import Context
+from gankd.context import Context, device_name
 from gankd.engine import Algorithm, train, update
 from gankd.errors import StageFailed
 from gankd.store import Store
@@ -141,3 +141,17 @@ def test_random_draws_depend_on_seed_stage_stream_and_step_only(tmp_path: Path) 
     assert ctx.seed_for(4) == context(tmp_path).seed_for(4)
     assert len({ctx.seed_for(4), ctx.seed_for(5), ctx.seed_for(4, "x"), other.seed_for(4)}) == 4
     assert torch.equal(torch.rand(3, generator=ctx.rng(4)), torch.rand(3, generator=ctx.rng(4)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="names the GPU there")
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_cpu_is_named_with_what_its_numbers_go_with(monkeypatch: pytest.MonkeyPatch, linux: bool) -> None:
+    def cpuinfo(path: Path) -> str:
+        if not linux:
+            raise FileNotFoundError(path)
+        return "processor : 0\nmodel name\t: Some CPU 9000\n"
+
+    monkeypatch.setattr(Path, "read_text", cpuinfo)
+    monkeypatch.setattr("platform.processor", lambda: "arm")
+    model = "Some CPU 9000" if linux else "arm"
+    assert device_name() == f"{model} x{os.cpu_count()} ({torch.backends.cpu.get_cpu_capability()})"
