@@ -51,11 +51,11 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[None]:
+def alone(uri: str) -> Iterator[bool]:
     """Keep other processes and threads from the database meanwhile, so that what one has looked up still holds when one writes.
 
-    Can be entered again within. A server has no such lock: there, one looks again afterwards. Raises UserError when another
-    process does not come to an end.
+    Can be entered again within. Gives whether it could: a server has no such lock, nor have some file systems; there, one looks
+    again afterwards. Raises UserError when another process does not come to an end.
     """
     file = sqlite_file(uri)
     lock = FileLock(f"{file}.lock", timeout=WAIT_S, is_singleton=True) if file else None
@@ -69,7 +69,7 @@ def alone(uri: str) -> Iterator[None]:
     except (OSError, NotImplementedError):  # a folder to read from, or a file system without locks
         lock = None
     try:
-        yield
+        yield lock is not None
     finally:
         if lock:
             lock.release()

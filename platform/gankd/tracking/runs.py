@@ -34,6 +34,7 @@ class Runs:
         self._ids: dict[tuple[str, str], str] = {}  # (kind, name) -> run id
         self._params: dict[str, set[str]] = {}
         self._ended: dict[str, int] = {}  # run id -> ms
+        self._running: set[str] = set()  # ids of runs that say so
         self.rows = MetricRows(client)
         self._pictures: dict[str, set[str]] = {}  # run id -> what ends the names of its pictures
         self._with_data: set[str] = set()  # ids of runs that have `data` as their input
@@ -101,16 +102,16 @@ class Runs:
         return found[0] if found else None
 
     def _find_or_make(self, kind: str, name: str, title: str, tags: Mapping[str, Any]) -> str:
-        if found := self._find(kind, name):
-            return found
+        if (kind, name) in self._ids:
+            return self._ids[kind, name]
         own = {"gankd.kind": kind, "gankd.sweep": self.sweep, "gankd.key" if kind == "stage" else f"gankd.{kind}": name}
         texts = {key: _text(value, TAG_CHARS) for key, value in {**source_tags(), **own, **tags}.items()}
-        with alone(self.client.tracking_uri):
+        with alone(self.client.tracking_uri) as locked:
             if found := self._find(kind, name):
                 return found
             made = self.client.create_run(self.experiment_id, tags=texts, run_name=title)
             # A server keeps nobody out: of two that made the run at once, the younger withdraws.
-            first = self._oldest(kind, name) or made
+            first = made if locked else self._oldest(kind, name) or made
             if first.info.run_id != made.info.run_id:
                 self.client.delete_run(made.info.run_id)
             self._remember(kind, name, first)
@@ -121,6 +122,8 @@ class Runs:
         self._ids[kind, name] = run_id
         self._params[run_id] = set(run.data.params)
         self._ended[run_id] = run.info.end_time or 0
+        if run.info.status == "RUNNING":
+            self._running.add(run_id)
         inputs = run.inputs.dataset_inputs if run.inputs else []
         if self.data and any((each.dataset.name, each.dataset.digest) == (self.data.name, self.data.digest) for each in inputs):
             self._with_data.add(run_id)
@@ -133,8 +136,9 @@ class Runs:
         """Set the run going (unless it ended after `time_ms`: then this is old news) with params, tags and data; its id."""
         from mlflow.entities import Param
 
-        if time_ms > self._ended[run_id]:
+        if time_ms > self._ended[run_id] and (title or run_id not in self._running):
             self.client.update_run(run_id, status="RUNNING", name=title)
+            self._running.add(run_id)
         texts = {metric_name(key): _text(value, PARAM_CHARS) for key, value in params.items()}
         fresh = [Param(key, text) for key, text in texts.items() if key not in self._params[run_id]]
         for part in parts(fresh, PARAMS_PER_BATCH):
@@ -202,6 +206,7 @@ class Runs:
             self.tag(run_id, {"gankd.reason": reason})
         self.client.set_terminated(run_id, status, time_ms)
         self._ended[run_id] = time_ms
+        self._running.discard(run_id)
 
     def link_stages(self, run_id: str) -> None:
         """Point a trial at the runs of its stages, as far as they exist."""
