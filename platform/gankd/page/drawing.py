@@ -10,7 +10,7 @@ from statistics import fmean
 from gankd.page.elements import Curves, Dots, Values
 
 COLOURS = 8  # classes c0 ... c7 of the style sheet; further names get them again, dashed
-NAME_CHARS = 34
+NAME_CHARS = 62
 POINTS = 200  # of a line
 
 
@@ -75,7 +75,7 @@ class DrawnDots:
     zero: float | None
     rows: list[DotRow]
 
-    WIDTH, NAMES, ROW, TOP, BOTTOM = 760, 236, 26, 8, 44
+    WIDTH, NAMES, ROW, TOP, BOTTOM = 924, 400, 26, 8, 44
 
 
 def draw_dots(dots: Dots) -> DrawnDots:
