@@ -45,3 +45,5 @@ def test_a_verdict() -> None:
         "worse",
         "not distinguishable",
     ]
+    assert verdict(paired([1.0, 1.1, 0.9]), among=4) == "better alone, not among 4"
+    assert verdict(paired([1.0, -1.0]), among=4) == "not distinguishable"

@@ -7,7 +7,7 @@ import pytest
 from gankd.errors import UserError
 from gankd.method import Gain
 from gankd.metrics.directions import direction, is_better
-from gankd.metrics.paired import paired
+from gankd.metrics.paired import Paired, distinguishable_together, paired
 from gankd.registry import find_method
 from gankd.sweep.gains import best, difference, tuned_gain
 from gankd.sweep.records import TrialRecord
@@ -92,6 +92,26 @@ def test_a_paired_interval_by_students_t() -> None:
     assert p.deviation == pytest.approx(1.1852, abs=1e-3)
     assert (p.low, p.high) == (pytest.approx(0.532, abs=1e-3), pytest.approx(3.476, abs=1e-3))
     assert p.distinguishable
+
+
+def test_a_p_value_goes_with_the_interval() -> None:
+    assert paired([2.67, 2.00, 3.34, 1.84, 0.17]).p == pytest.approx(0.01934, abs=1e-4)  # t = 3.781 with 4 degrees of freedom
+    assert [paired(same).p for same in ([1.0, 1.0], [0.0, 0.0])] == [0.0, 1.0]
+    assert math.isnan(paired([3.0]).p)
+
+
+def test_of_several_differences_those_stand_that_holm_keeps() -> None:
+    def of(p: float) -> Paired:
+        return Paired(5, 1.0, 1.0, *((0.1, 1.9) if p < 0.05 else (-0.1, 2.1)), p)
+
+    def kept(*values: float) -> list[bool]:
+        return distinguishable_together([of(p) for p in values])
+
+    assert kept(0.01, 0.04, 0.03, 0.005) == [True, False, False, True]  # 0.03 > 0.05 / 2 stops, and 0.04 with it
+    assert kept(0.04) == [True]
+    assert kept(0.04, 0.04) == [False, False]
+    assert kept(0.3, 0.001) == [False, True]
+    assert kept() == []
 
 
 def test_an_interval_that_holds_zero_distinguishes_nothing() -> None:

@@ -149,7 +149,7 @@ def test_a_row_may_be_compared_with_another_than_the_others_are() -> None:
     filled = filled_table(spec_of(reference=("a",), rows=rows), of_rows, {})
     cells = [filled.cells(each)[2:4] for each in filled.rows]
     assert cells[0] == ["the reference", ""]
-    assert cells[1] == ["+0.95 [+0.31, +1.59]", "better"]
+    assert cells[1] == ["+0.95 [+0.31, +1.59]", "better alone, not among 2"]
     assert cells[2] == ["+1.10 [-0.17, +2.37]", "not distinguishable; against b"]
     one_seed = filled_table(spec_of(reference=("a",), rows=rows), [{1: row[1]} for row in of_rows], {})
     assert one_seed.cells(one_seed.rows[2])[2:4] == ["+1.00", "against b"]
@@ -252,6 +252,20 @@ def test_what_rows_share_costs_once() -> None:
 def test_a_stage_that_was_interrupted_costs_what_it_had_spent_too() -> None:
     filled = measured(manifest(), manifest(workers=2, earlier_device_seconds=3.5))
     assert [str(each.cost) for each in filled.rows] == ["2.0 + 60", "7.5 + 60"]
+
+
+def test_a_difference_among_many_must_stand_out_more() -> None:
+    clear = {seed: Outcome({METRIC: 3.0 + 0.1 * seed}) for seed in (1, 2, 3)}  # one less than the reference
+    hardly = {seed: Outcome({METRIC: 3.7 + 0.26 * (seed - 2)}) for seed in (1, 2, 3)}
+    reference = {seed: Outcome({METRIC: 4.0 + 0.1 * seed}) for seed in (1, 2, 3)}
+    rows = tuple(Row(labels=(name,)) for name in ("none", "clear", "hardly", "equal"))
+    spec = spec_of(reference=("none",), rows=rows)
+    filled = filled_table(spec, [reference, clear, hardly, hardly], {})
+    said = [filled.cells(each)[3] for each in filled.rows]
+    assert said == ["", "better", "better alone, not among 3", "better alone, not among 3"]
+    assert "of 3 differences one that leaves out 0 may be luck" in filled.notes[0]
+    two = filled_table(spec_of(reference=("none",), rows=rows[:2]), [reference, hardly], {})
+    assert (two.cells(two.rows[1])[3], two.notes) == ("better", ())  # the only one there is
 
 
 def test_markdown() -> None:

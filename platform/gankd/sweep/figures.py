@@ -38,9 +38,11 @@ def interval(p: Paired) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def verdict(p: Paired) -> str:
-    """Whether a difference, positive where it is better, is more than luck."""
-    return ("better" if p.mean > 0 else "worse") if p.distinguishable else "not distinguishable"
+def verdict(p: Paired, among: int = 1) -> str:
+    """Whether a difference, positive where it is better, is more than luck; `among` so many of which it does not stand out."""
+    if not p.distinguishable:
+        return "not distinguishable"
+    return ("better" if p.mean > 0 else "worse") + (f" alone, not among {among}" if among > 1 else "")
 
 
 def _at(value: float, places: int, sign: str = "") -> str:

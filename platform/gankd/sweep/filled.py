@@ -14,7 +14,7 @@ from typing import Any
 
 from gankd.method import Method
 from gankd.metrics.directions import direction
-from gankd.metrics.paired import Paired, paired
+from gankd.metrics.paired import Paired, distinguishable_together, paired
 from gankd.page import Grid
 from gankd.store import Store
 from gankd.sweep.comparable import comparable_groups, facts_of
@@ -36,6 +36,7 @@ class Filled:
         values: heading -> seed -> value; a seed that failed is missing.
         difference: its first metric less that of its reference, over the seeds of both, positive where it is better; None without
             reference. `differences` are those of the single seeds.
+        among: where the difference is more than luck by itself, but not among all that the table has, how many these are; else 1.
         failures: why seeds are missing.
         keys: the artifacts that it was filled with, by seed and stage.
         facts: what its numbers depend on, by heading; they compare with those of another row only where all is equal.
@@ -46,6 +47,7 @@ class Filled:
     row: Row
     values: Mapping[str, Mapping[int, float]]
     difference: Paired | None = None
+    among: int = 1
     failures: tuple[str, ...] = ()
     differences: Mapping[int, float] = field(default_factory=dict)
     keys: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class FilledTable:
             named = any(self.spec.reference_of(other) == each.row for other in self.spec.rows)
             return ["the reference" if named else "", "; ".join(each.failures)]
         p, against = each.difference, self.spec.against(each.row)
-        said = [] if p is None else [verdict(p) if p.count > 1 else "", against]
+        said = [] if p is None else [verdict(p, each.among) if p.count > 1 else "", against]
         first, reference = next(iter(self.spec.metrics)), _row_of(self.rows, row)
         if each.values[first] and reference.values[first] and each.judged(first) != reference.judged(first):
             said = [f"not comparable with {row.name if against else 'the reference'}"]
@@ -152,7 +154,10 @@ def filled_table(spec: TableSpec, outcomes: Sequence[Mapping[int, Outcome]], man
     if cost.total:
         rows = [replace(each, cost=of_row) for each, of_row in zip(rows, cost.rows, strict=True)]
         notes = [*notes, str(cost)]
-    return FilledTable(spec, tuple(_with_differences(spec, rows)), tuple(notes), manifests)
+    rows = _together(_with_differences(spec, rows))
+    if among := max((each.among for each in rows if each.among > 1), default=0):
+        notes = [*notes, f"alone: of {among} differences one that leaves out 0 may be luck; Holm's procedure does not keep it"]
+    return FilledTable(spec, tuple(rows), tuple(notes), manifests)
 
 
 def needed_manifests(store: Store, outcomes: Iterable[Mapping[int, Outcome]]) -> dict[str, dict[str, Any]]:
@@ -181,7 +186,7 @@ def _filled(spec: TableSpec, row: Row, outcomes: Mapping[int, Outcome], manifest
     }
     failures = tuple(f"seed {seed}: {o.failure}" for seed, o in outcomes.items() if o.failure)
     keys = {seed: outcome.keys for seed, outcome in outcomes.items() if outcome.keys}
-    return Filled(row, values, None, failures, keys=keys, facts=_facts(metrics, keys, manifests))
+    return Filled(row, values, failures=failures, keys=keys, facts=_facts(metrics, keys, manifests))
 
 
 def _facts(metrics: Mapping[str, str], keys: Mapping[int, Mapping[str, str]], manifests: Manifests) -> dict[str, Any]:
@@ -226,6 +231,16 @@ def _with_differences(spec: TableSpec, rows: list[Filled]) -> list[Filled]:
         return replace(each, difference=paired(list(by_seed.values())), differences=by_seed)
 
     return [compared(each) for each in rows]
+
+
+def _together(rows: list[Filled]) -> list[Filled]:
+    """The rows, those marked whose differences are more than luck by themselves, but not among all of the table."""
+    compared = {place: each.difference for place, each in enumerate(rows) if each.difference and each.difference.count > 1}
+    passed = dict(zip(compared, distinguishable_together(list(compared.values())), strict=True))
+    return [
+        replace(each, among=len(compared)) if place in passed and not passed[place] and compared[place].distinguishable else each
+        for place, each in enumerate(rows)
+    ]
 
 
 def _row_of(rows: Iterable[Filled], row: Row) -> Filled:
