@@ -235,7 +235,7 @@ def _there_is_a_working_folder() -> bool:
 def main() -> None:
     """Entry point: user errors become one sentence on one line and exit code 2."""
     interrupt.install()
-    gc.set_threshold(300_000, 20, 20)  # imports make objects that stay: looking through them took a fifth of the time
+    gc.set_threshold(300_000, 20, 20)  # imports make objects that stay: looking through them took a sixth of the time
     try:
         os.getcwd()
         sys.exit(cli(standalone_mode=False))

@@ -241,7 +241,7 @@ def test_compare_shows_the_method(smoke: SmokeSweep, runs: dict[str, list[Any]],
         assert figure(value) in row
     assert "FID" in done.stdout
     assert "[classifier]" in done.stdout
-    assert f"{metrics['generator/fid_classifier']:.3g}" in generator
+    assert figure(metrics["generator/fid_classifier"]) in generator
     missing = here(smoke.place, "compare", "--dataset", "nowhere")
     assert missing.returncode == 2
     assert missing.stderr.startswith("error: no finished sweep on data set 'nowhere'")

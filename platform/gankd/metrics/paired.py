@@ -57,7 +57,7 @@ def distinguishable_together(found: Sequence[Paired]) -> list[bool]:
     """
     passed = [False] * len(found)
     for place, index in enumerate(sorted(range(len(found)), key=lambda i: found[i].p)):
-        if not found[index].distinguishable or found[index].p > (1 - CONFIDENCE) / (len(found) - place):
+        if found[index].p > (1 - CONFIDENCE) / (len(found) - place):
             break
         passed[index] = True
     return passed

@@ -34,7 +34,6 @@ class Runs:
         self._ids: dict[tuple[str, str], str] = {}  # (kind, name) -> run id
         self._params: dict[str, set[str]] = {}
         self._ended: dict[str, int] = {}  # run id -> ms
-        self._running: set[str] = set()  # ids of runs that say so
         self.rows = MetricRows(client)
         self._pictures: dict[str, set[str]] = {}  # run id -> what ends the names of its pictures
         self._with_data: set[str] = set()  # ids of runs that have `data` as their input
@@ -122,8 +121,6 @@ class Runs:
         self._ids[kind, name] = run_id
         self._params[run_id] = set(run.data.params)
         self._ended[run_id] = run.info.end_time or 0
-        if run.info.status == "RUNNING":
-            self._running.add(run_id)
         inputs = run.inputs.dataset_inputs if run.inputs else []
         if self.data and any((each.dataset.name, each.dataset.digest) == (self.data.name, self.data.digest) for each in inputs):
             self._with_data.add(run_id)
@@ -136,9 +133,8 @@ class Runs:
         """Set the run going (unless it ended after `time_ms`: then this is old news) with params, tags and data; its id."""
         from mlflow.entities import Param
 
-        if time_ms > self._ended[run_id] and (title or run_id not in self._running):
+        if time_ms > self._ended[run_id]:
             self.client.update_run(run_id, status="RUNNING", name=title)
-            self._running.add(run_id)
         texts = {metric_name(key): _text(value, PARAM_CHARS) for key, value in params.items()}
         fresh = [Param(key, text) for key, text in texts.items() if key not in self._params[run_id]]
         for part in parts(fresh, PARAMS_PER_BATCH):
@@ -206,7 +202,6 @@ class Runs:
             self.tag(run_id, {"gankd.reason": reason})
         self.client.set_terminated(run_id, status, time_ms)
         self._ended[run_id] = time_ms
-        self._running.discard(run_id)
 
     def link_stages(self, run_id: str) -> None:
         """Point a trial at the runs of its stages, as far as they exist."""
